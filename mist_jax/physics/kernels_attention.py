@@ -1,0 +1,161 @@
+"""Time of the softmax attention core: prefill (compute-bound, causal) and decode (a read of the KV cache)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from mist_jax.physics.kernels_roofline import at_precision, effective_precision, overlap, when
+from mist_jax.pytree import pytree
+from mist_jax.system.hardware import Hardware
+
+Array = Any
+
+#: Rows of queries one thread block works on (T. Dao, "FlashAttention-2", arXiv 2307.08691, section 3.3).
+QUERY_TILE = 128.0
+
+
+@pytree
+class PrefillAttentionCoefficients:
+    """Efficiencies of prefill attention; every leaf has shape [len(COMPUTE_PRECISIONS)]."""
+
+    compute_efficiency: Array  #: share of the dense peak of the two matrix products
+    memory_efficiency: Array  #: share of the memory bandwidth
+    launch_s: Array  #: s, floor of the launch
+    serialization: Array  #: 0 = compute and memory overlap fully, 1 = not at all
+    softmax_rate: Array  #: exponentials per clock and unit that are not hidden behind the products
+    key_padding: Array  #: keys computed for nothing per query (masked part of diagonal tiles)
+    tail: Array  #: relative slow-down when the query tiles just fill the units once
+    token_s: (
+        Array  #: s per query token at one unit's speed, spread over the units (query rotation, cache write)
+    )
+
+
+@pytree
+class DecodeAttentionCoefficients:
+    """Efficiencies of decode attention; every leaf has shape [len(COMPUTE_PRECISIONS)]."""
+
+    compute_efficiency: Array  #: share of the dense peak of the two products of a query group
+    memory_efficiency: Array  #: share of the memory bandwidth when the cache is long
+    launch_s: Array  #: s, floor of the launch (and of the kernel that merges the splits)
+    serialization: Array  #: 0 = compute and memory overlap fully, 1 = not at all
+    group_padding: Array  #: query rows computed for nothing per KV head (a group is narrower than a tile)
+    tail: Array  #: relative slow-down when the work items just fill the units once
+    split_tokens: Array  #: cached tokens after which a sequence is split over more units (flash decoding)
+    sequence_s: Array  #: s per sequence and KV head at one unit's speed, spread over the units
+
+
+def causal_pairs(q_tokens: Array, past: Array, window: Array = jnp.inf) -> Array:
+    """Query-key pairs of one causal chunk: integral over 0..q of min(past + x, window) dx.
+
+    Without a window: q past + q^2 / 2.
+    """
+    beyond_end = jnp.maximum(past + q_tokens - window, 0.0)
+    beyond_start = jnp.maximum(past - window, 0.0)
+    return q_tokens * past + 0.5 * (q_tokens**2 - beyond_end**2 + beyond_start**2)
+
+
+def attention_prefill_time(
+    coef: PrefillAttentionCoefficients,
+    hw: Hardware,
+    q_tokens: Array,
+    past: Array,
+    heads: Array,
+    kv_heads: Array,
+    qk_dim: Array,
+    v_dim: Array,
+    kv_bytes_per_element: Array,
+    precision_index: Array,
+    window: Array = jnp.inf,
+    sequences: Array = 1.0,
+    activation_bytes: Array = 2.0,
+) -> Array:
+    """Seconds of causal attention of `q_tokens` new over `past` cached tokens, per layer.
+
+    launch + overlap((2 h (d_qk + d_v) pairs / (peak e_c) + h pairs / (units clock r)) (1 + tail units / tiles),
+    bytes / (BW e_m)). The exponentials run on special-function units beside the matrix units and are a bound of
+    their own (J. Shah et al., "FlashAttention-3", arXiv 2407.08608, section 3.1).
+
+    Args:
+        q_tokens, past: tokens per sequence, new and cached.
+        heads, kv_heads: of this chip.
+        qk_dim, v_dim: per head.
+        kv_bytes_per_element: of the cache.
+        precision_index: of the products, index into COMPUTE_PRECISIONS.
+        window: tokens a query attends to at most.
+        sequences: equal chunks in the batch.
+        activation_bytes: of queries and outputs.
+
+    Not modelled: unequal lengths in one launch (call it per chunk and subtract launches), paged-cache gathers.
+    """
+    index = effective_precision(hw, precision_index)
+    peak = at_precision(hw.peak_flops, index)
+    pairs = causal_pairs(q_tokens, past, window) + q_tokens * at_precision(coef.key_padding, index)
+    pairs = sequences * heads * pairs
+    tiles = sequences * heads * (q_tokens / QUERY_TILE + 1.0)
+    tiles = jnp.where(tiles > 0, tiles, 1.0)
+    products = 2.0 * (qk_dim + v_dim) * pairs / (peak * at_precision(coef.compute_efficiency, index))
+    softmax = pairs / (hw.units * hw.clock * at_precision(coef.softmax_rate, index))
+    tokens = sequences * heads * q_tokens * at_precision(coef.token_s, index) / hw.units
+    compute = (products + softmax) * (1.0 + at_precision(coef.tail, index) * hw.units / tiles) + tokens
+    keys = jnp.minimum(past, window) + q_tokens
+    traffic = (
+        sequences
+        * (qk_dim + v_dim)
+        * (q_tokens * heads * activation_bytes + keys * kv_heads * kv_bytes_per_element)
+    )
+    memory = traffic / (hw.memory_bandwidth * at_precision(coef.memory_efficiency, index))
+    busy = overlap(compute, memory, at_precision(coef.serialization, index))
+    return when(sequences * q_tokens * heads > 0, at_precision(coef.launch_s, index) + busy)
+
+
+def attention_decode_time(
+    coef: DecodeAttentionCoefficients,
+    hw: Hardware,
+    sequences: Array,
+    context: Array,
+    heads: Array,
+    kv_heads: Array,
+    qk_dim: Array,
+    v_dim: Array,
+    kv_bytes_per_element: Array,
+    precision_index: Array = 1.0,
+    window: Array = jnp.inf,
+    shared_kv: Array = 0.0,
+    queries: Array = 1.0,
+    activation_bytes: Array = 2.0,
+) -> Array:
+    """Seconds of one decode step's attention over `context` cached tokens per sequence, per layer.
+
+    launch + overlap(products, KV bytes / (BW e_m)) (1 + tail units / items) + sequence term. The products are
+    padded: the queries that share a KV head (heads / kv_heads of them) rarely fill a tile of the matrix unit.
+
+    Args:
+        sequences: decoding sequences of this chip.
+        context: cached tokens per sequence (the mean; the time is linear in it where bandwidth-bound).
+        heads, kv_heads, qk_dim, v_dim: as decode computes them; absorbed MLA has kv_heads = 1, 576 and 512.
+        kv_bytes_per_element: of the cache.
+        precision_index: of the products, index into COMPUTE_PRECISIONS.
+        window: tokens attended to at most.
+        shared_kv: 1 where the values are a slice of the keys (absorbed MLA), so they are read once.
+        queries: query tokens per sequence (1 + draft tokens in speculative decoding).
+        activation_bytes: of queries and outputs.
+
+    Not modelled: the imbalance of unequal contexts in one launch.
+    """
+    index = effective_precision(hw, precision_index)
+    peak = at_precision(hw.peak_flops, index)
+    attended = jnp.minimum(context, window)
+    rows = queries * heads + kv_heads * at_precision(coef.group_padding, index)
+    flops = 2.0 * sequences * attended * rows * (qk_dim + v_dim)
+    compute = flops / (peak * at_precision(coef.compute_efficiency, index))
+    cached = sequences * attended * kv_heads * (qk_dim + (1.0 - shared_kv) * v_dim) * kv_bytes_per_element
+    traffic = cached + sequences * queries * heads * (qk_dim + v_dim) * activation_bytes
+    memory = traffic / (hw.memory_bandwidth * at_precision(coef.memory_efficiency, index))
+    items = sequences * kv_heads * (1.0 + attended / at_precision(coef.split_tokens, index))
+    items = jnp.where(items > 0, items, 1.0)
+    stretch = 1.0 + at_precision(coef.tail, index) * hw.units / items
+    busy = overlap(compute, memory, at_precision(coef.serialization, index)) * stretch
+    spread = sequences * kv_heads * at_precision(coef.sequence_s, index) / hw.units
+    return when(sequences * heads > 0, at_precision(coef.launch_s, index) + busy + spread)
