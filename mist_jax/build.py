@@ -1,0 +1,208 @@
+"""Schema → pytrees: the only place where units and dtypes are converted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from mist_jax.errors import ConfigError
+from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec, ParallelismSpec, PoolSpec, Scenario
+from mist_jax.system.deployment import System, Transfer, Workload
+from mist_jax.system.engine import Engine
+from mist_jax.system.hardware import COMPUTE_PRECISIONS, Hardware
+from mist_jax.system.model import Model
+from mist_jax.system.parallel import Parallel
+
+HOUR = 3600.0
+
+
+def build_hardware(spec: HardwareSpec) -> Hardware:
+    """The chip's numbers; links that it lacks get bandwidth 0 (collectives then go through the host)."""
+    peak = spec.peak
+    rates = np.array([getattr(peak, name) or 0.0 for name in COMPUTE_PRECISIONS])
+    up, out = spec.scale_up, spec.scale_out
+    cache = spec.cache or spec.memory
+    return Hardware(
+        peak_flops=rates,
+        units=spec.units,
+        clock=spec.clock,
+        memory_capacity=spec.memory.capacity,
+        memory_bandwidth=spec.memory.bandwidth,
+        cache_capacity=cache.capacity,
+        cache_bandwidth=cache.bandwidth,
+        scale_up_bandwidth=(up.bandwidth or 0.0) if up else 0.0,
+        scale_up_latency=up.latency if up else spec.host.latency,
+        scale_up_domain=up.domain if up else 1.0,
+        scale_out_bandwidth=(out.bandwidth or 0.0) if out else 0.0,
+        scale_out_latency=out.latency if out else 5e-6,
+        host_bandwidth=spec.host.bandwidth,
+        host_latency=spec.host.latency,
+        host_memory_capacity=spec.host.memory_capacity,
+        host_memory_bandwidth=spec.host.memory_bandwidth,
+        tdp=spec.power.tdp,
+        idle_power=spec.power.idle,
+        price=spec.price.usd_per_hour / HOUR,
+    )
+
+
+def build_model(spec: ModelSpec) -> Model:
+    """The architecture as numbers, with the precisions asked for (null: what the checkpoint says).
+
+    Raises:
+        ConfigError: neither or both of `config` and `architecture` given, or an unreadable config.json.
+    """
+    from mist_jax.io import huggingface
+    from mist_jax.system import model_build
+
+    if (spec.config is None) == (spec.architecture is None):
+        raise ConfigError("model: give either `config` (path of a config.json) or `architecture` (its numbers)")
+    try:
+        if spec.config is not None:
+            architecture, checkpoint = huggingface.read_config(spec.config)
+        else:
+            architecture = huggingface.architecture_from_mapping(spec.architecture)
+            checkpoint = huggingface.CheckpointPrecision()
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"model: {exc}") from None
+    return model_build.build_model(architecture, model_build.resolve_precision(checkpoint, spec.precision))
+
+
+def build_parallel(spec: ParallelismSpec, model: Model, where: str = "parallelism") -> Parallel:
+    """The degrees, checked against the model.
+
+    Raises:
+        ConfigError: a degree is not whole, or does not divide what it splits.
+    """
+    for name in ("tp", "pp", "dp", "ep", "moe_tp", "replicas"):
+        value = getattr(spec, name)
+        if value is not None and value != int(value):
+            raise ConfigError(f"{where}.{name}: got {value:g}; must be a whole number")
+    moe_tp = spec.tp * spec.dp / spec.ep if spec.moe_tp is None else spec.moe_tp
+    is_moe = float(model.moe_layers) > 0
+    if not is_moe:
+        if spec.ep > 1:
+            raise ConfigError(f"{where}.ep: got {spec.ep:g}; the model has no experts, so it must be 1")
+        moe_tp = spec.tp * spec.dp
+    elif spec.tp * spec.dp != moe_tp * spec.ep or moe_tp < 1:
+        raise ConfigError(
+            f"{where}: tp * dp = {spec.tp * spec.dp:g} chips hold attention, moe_tp * ep = {moe_tp * spec.ep:g} "
+            "hold the experts; they are the same chips, so the products must be equal"
+        )
+    if is_moe and float(model.experts) % spec.ep:
+        raise ConfigError(f"{where}.ep: got {spec.ep:g}; does not divide the {float(model.experts):g} experts")
+    att = model.attention
+    for heads, layers in zip(np.asarray(att.heads), np.asarray(att.layers), strict=True):
+        if layers > 0 and heads % spec.tp:
+            raise ConfigError(
+                f"{where}.tp: got {spec.tp:g}; does not divide the {heads:g} attention heads; "
+                f"allowed: {', '.join(str(d) for d in _divisors(int(heads)))}"
+            )
+    if spec.pp > float(model.layers):
+        raise ConfigError(f"{where}.pp: got {spec.pp:g}; the model has only {float(model.layers):g} layers")
+    return Parallel(tp=spec.tp, pp=spec.pp, dp=spec.dp, ep=spec.ep if is_moe else 1.0, moe_tp=moe_tp)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def build_engine(spec: EngineSpec) -> Engine:
+    """The engine's numbers."""
+    return Engine(
+        max_num_batched_tokens=spec.max_num_batched_tokens,
+        max_num_seqs=spec.max_num_seqs,
+        block_size=spec.block_size,
+        memory_utilization=spec.memory_utilization,
+        reserve_bytes=spec.reserve,
+        activation_bytes_per_token=0.0,
+        eager=0.0 if spec.cuda_graphs else 1.0,
+        prefix_hit_rate=spec.prefix_hit_rate,
+    )
+
+
+def build_system(scenario: Scenario, pool: PoolSpec | None = None, where: str = "") -> System:
+    """One replica of the scenario's (decode) pool, or of `pool`, calibrated.
+
+    Leaves are float64 NumPy scalars or arrays.
+
+    Raises:
+        ConfigError: see `build_model` and `build_parallel`.
+    """
+    from mist_jax.calibrations import load_calibration
+
+    part = pool or scenario
+    model = build_model(scenario.model)
+    system = System(
+        hardware=build_hardware(part.hardware),
+        model=model,
+        parallel=build_parallel(part.parallelism, model, where + "parallelism"),
+        engine=build_engine(part.engine),
+        calibration=load_calibration(scenario.calibration, part.hardware, part.engine, scenario.model),
+    )
+    return as_float64(system)
+
+
+def as_float64(tree: Any) -> Any:
+    """Every leaf as a float64 NumPy array."""
+    import jax
+
+    return jax.tree.map(lambda x: np.asarray(x, dtype=np.float64), tree)
+
+
+def chips(spec: ParallelismSpec) -> float:
+    """Chips of one replica."""
+    return spec.tp * spec.pp * spec.dp
+
+
+def build_transfer(scenario: Scenario) -> Transfer:
+    """KV transfer between the pools; the default bandwidth is the slower side's NICs of one replica."""
+    spec = scenario.transfer
+    bandwidth = spec.bandwidth
+    if bandwidth is None:
+        sides = [(scenario.hardware, scenario.parallelism)]
+        if scenario.prefill is not None:
+            sides.append((scenario.prefill.hardware, scenario.prefill.parallelism))
+        rates = [
+            ((h.scale_out.bandwidth or h.host.bandwidth) if h.scale_out else h.host.bandwidth) * chips(p)
+            for h, p in sides
+        ]
+        bandwidth = min(rates)
+    return as_float64(Transfer(bandwidth=bandwidth, latency=spec.latency, overlap=spec.overlap))
+
+
+def build_workload(scenario: Scenario) -> Workload:
+    """Mean lengths and load; prompts found in the prefix cache are counted by the engine's `prefix_hit_rate`."""
+    spec = scenario.workload
+    return as_float64(
+        Workload(
+            isl=spec.isl,
+            osl=spec.osl,
+            concurrency=spec.concurrency,
+            rate=spec.rate,
+            isl_cv=spec.isl_cv,
+            osl_cv=spec.osl_cv,
+        )
+    )
+
+
+def check_context(scenario: Scenario, model: Model) -> None:
+    """Raises ConfigError if the mean request is longer than the model's context."""
+    longest = scenario.workload.isl + scenario.workload.osl
+    limit = float(model.max_context)
+    if longest > limit:
+        raise ConfigError(
+            f"workload: isl + osl = {longest:g} tokens is longer than the context of {scenario.model.name} "
+            f"({limit:g} tokens)"
+        )
+
+
+def human_bytes(value: float) -> str:
+    """`value` bytes as text with a decimal prefix."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g} B"
+    power = min(int(math.log10(abs(value)) // 3), 5)
+    return f"{value / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB', 'PB')[power]}"

@@ -1,0 +1,62 @@
+"""Collectives over a group that may reach beyond one scale-up domain: hierarchical alpha-beta.
+
+Each returns (seconds, bytes sent per chip). Inside a domain the links of the domain carry everything; beyond it
+the collective runs inside first, then one share per chip crosses the scale-out network (the hierarchy of NCCL's
+tree and of "Massively Scale Your Deep Learning Training with NCCL 2.4", NVIDIA 2019).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from mist_jax.physics import kernels as k
+from mist_jax.system.hardware import Hardware
+
+Array = Any
+
+
+def _split(hw: Hardware, ranks: Array) -> tuple[Array, Array]:
+    """(ranks inside one domain, number of domains); a relaxed count, not rounded, so that it has a slope."""
+    inner = jnp.minimum(ranks, hw.scale_up_domain)
+    return inner, ranks / inner
+
+
+def _levels(hw: Hardware, ranks: Array) -> tuple[Array, Array, tuple[Array, Array], tuple[Array, Array]]:
+    inner, outer = _split(hw, ranks)
+    # A chip without links of its own talks through the host: PCIe.
+    up = jnp.where(hw.scale_up_bandwidth > 0, hw.scale_up_bandwidth, hw.host_bandwidth)
+    out = jnp.where(hw.scale_out_bandwidth > 0, hw.scale_out_bandwidth, hw.host_bandwidth)
+    return inner, outer, (up, hw.scale_up_latency), (out, hw.scale_out_latency)
+
+
+def group_all_reduce(kern: k.KernelCoefficients, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
+    """All-reduce of `nbytes` per rank: inside one domain, then of 1/inner of it across domains.
+
+    Seconds: AR(S, inner) + AR(S / inner, outer). Scalars.
+    """
+    inner, outer, up, out = _levels(hw, ranks)
+    seconds = k.all_reduce_time(kern.all_reduce, nbytes, inner, *up)
+    seconds += k.all_reduce_time(kern.all_reduce, nbytes / inner, outer, *out)
+    return seconds, 2.0 * (ranks - 1.0) / ranks * nbytes
+
+
+def group_all_gather(kern: k.KernelCoefficients, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
+    """All-gather whose result has `nbytes` on every rank: AG(S / inner, outer) + AG(S, inner)."""
+    inner, outer, up, out = _levels(hw, ranks)
+    seconds = k.all_gather_time(kern.all_gather, nbytes, inner, *up)
+    seconds += k.all_gather_time(kern.all_gather, nbytes / inner, outer, *out)
+    return seconds, (ranks - 1.0) / ranks * nbytes
+
+
+def group_all_to_all(kern: k.KernelCoefficients, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
+    """All-to-all in which each rank sends `nbytes`: the share for other domains crosses the network, in parallel.
+
+    Both levels start together; the time is the sum of their floors and the slower transfer, taken as the sum of the
+    two, which is at most twice the larger.
+    """
+    inner, outer, up, out = _levels(hw, ranks)
+    seconds = k.all_to_all_time(kern.all_to_all, nbytes / outer, inner, *up)
+    seconds += k.all_to_all_time(kern.all_to_all, nbytes, outer, *out)
+    return seconds, (ranks - 1.0) / ranks * nbytes

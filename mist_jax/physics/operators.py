@@ -1,0 +1,301 @@
+"""The operators of one engine iteration: seconds, FLOPs, bytes and messages of each, on one chip.
+
+Shapes follow the engines' kernels: projections fused over heads, one grouped kernel for the routed experts, one
+attention kernel for the prompts and one for the decodes of the iteration. All layers of a kind are alike, so a
+layer is worked once and multiplied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from mist_jax.physics import kernels as k
+from mist_jax.physics.collectives import group_all_gather, group_all_reduce, group_all_to_all
+from mist_jax.pytree import pytree, replace
+from mist_jax.system.batch import Batch
+from mist_jax.system.deployment import System
+
+Array = Any
+
+#: Names of the operators, in the order of the last axis of a breakdown.
+OPERATORS = (
+    "attention_in",
+    "attention_prefill",
+    "attention_decode",
+    "attention_index",
+    "recurrence",
+    "attention_out",
+    "ffn_dense",
+    "ffn_shared",
+    "router",
+    "experts",
+    "elementwise",
+    "all_reduce",
+    "expert_dispatch",
+    "pipeline_send",
+    "lm_head",
+)
+#: Operators whose time depends on the tokens of the iteration alone, see docs/architecture.md, "The step table".
+TOKEN_OPERATORS = tuple(
+    o for o in OPERATORS if o not in ("attention_prefill", "attention_decode", "attention_index", "recurrence", "lm_head")
+)
+
+
+@pytree
+class Cost:
+    """What one operator takes in one iteration, all layers together, on one chip."""
+
+    seconds: Array
+    flops: Array
+    bytes: Array  #: device memory traffic
+    sent: Array  #: bytes sent over links
+
+
+def _cost(seconds: Array, flops: Array = 0.0, nbytes: Array = 0.0, sent: Array = 0.0) -> Cost:
+    return Cost(seconds=seconds, flops=flops, bytes=nbytes, sent=sent)
+
+
+def operator_costs(system: System, batch: Batch) -> dict[str, Cost]:
+    """Cost of each of `OPERATORS` for one iteration (scalars).
+
+    FLOPs count a multiply-add as two. Prefill attention is causal (half of the square), the LM head runs on the
+    tokens that emit, expert weights are read for the experts that the tokens touch.
+
+    Not modelled: padding of captured graphs, ragged lengths within one launch (means are used).
+    """
+    scaled = _scale_floors(system)
+    out = _attention(scaled, batch)
+    out.update(_feed_forward(scaled, batch))
+    out.update(_rest(scaled, batch))
+    return {name: out[name] for name in OPERATORS}
+
+
+def _scale_floors(system: System) -> System:
+    """Launch floors as an engine iteration sees them: a captured graph hides part of a microbenchmark's floor."""
+    kern, share = system.calibration.kernels, system.calibration.step.floor_scale
+    names = ("gemm", "moe", "prefill_attention", "decode_attention", "prefill_mla", "decode_mla", "elementwise")
+    floors = {n: replace(getattr(kern, n), launch_s=getattr(kern, n).launch_s * share) for n in names}
+    floors["recurrent"] = replace(
+        kern.recurrent,
+        prefill_launch_s=kern.recurrent.prefill_launch_s * share,
+        decode_launch_s=kern.recurrent.decode_launch_s * share,
+    )
+    return replace(system, calibration=replace(system.calibration, kernels=replace(kern, **floors)))
+
+
+def _attention(system: System, batch: Batch) -> dict[str, Cost]:
+    hw, model, par = system.hardware, system.model, system.parallel
+    kern, step = system.calibration.kernels, system.calibration.step
+    att = model.attention
+    tp = par.tp
+    tokens = batch.prefill_tokens + batch.decode_seqs
+    softmax = 1.0 - att.is_recurrent
+    gqa = softmax * (1.0 - att.is_mla)
+    wb, ab = model.attention_weight_bytes, model.activation_bytes
+    precision = model.attention_gemm_precision
+
+    # projections: N = in_width / tp, K follows from the element count (MLA: two low-rank products in one)
+    width = jnp.maximum(att.in_width / tp, 1.0)
+    depth = att.in_params / jnp.maximum(att.in_width, 1.0)
+    replicated = att.in_params_replicated / model.hidden
+    t_in = k.gemm_time(kern.gemm, hw, tokens, width, depth, wb, ab, 2.0, precision)
+    t_rep = k.gemm_time(kern.gemm, hw, tokens, replicated, model.hidden, wb, ab, 2.0, precision)
+    elements_in = att.in_params / tp + att.in_params_replicated
+    t_in = jnp.where(att.in_params > 0, t_in, 0.0) + t_rep
+    depth_out = att.out_params / model.hidden / tp
+    t_out = k.gemm_time(kern.gemm, hw, tokens, model.hidden, depth_out, wb, ab, 2.0, precision)
+    elements_out = att.out_params / tp
+
+    def linear(seconds: Array, elements: Array) -> Cost:
+        return _cost(
+            step.compute_scale * jnp.sum(att.layers * seconds),
+            jnp.sum(att.layers * 2.0 * tokens * elements),
+            jnp.sum(jnp.where(tokens > 0, att.layers * (elements * wb + 2.0 * tokens * model.hidden * ab), 0.0)),
+        )
+
+    # attention cores
+    heads = att.heads / tp
+    kv_heads = jnp.maximum(att.kv_heads / tp, jnp.minimum(att.kv_heads, 1.0))
+    decode_kv = jnp.maximum(att.decode_kv_heads / tp, jnp.minimum(att.decode_kv_heads, 1.0))
+    seqs = jnp.where(batch.prefill_seqs > 0, batch.prefill_seqs, 1.0)
+    chunk = batch.prefill_tokens / seqs
+    squeeze = jnp.maximum(att.compress, 1.0)
+    core = model.attention_core_precision
+    prefill_args = (hw, chunk, batch.prefill_past / squeeze, heads, kv_heads, att.qk_dim, att.v_dim, model.kv_bytes, core)
+    t_pre = gqa * k.attention_prefill_time(kern.prefill_attention, *prefill_args, att.window, seqs)
+    t_pre += softmax * att.is_mla * k.attention_prefill_time(kern.prefill_mla, *prefill_args, att.window, seqs)
+    decode_args = (
+        hw,
+        batch.decode_seqs,
+        batch.decode_context / squeeze,
+        heads,
+        decode_kv,
+        att.decode_qk_dim,
+        att.decode_v_dim,
+        model.kv_bytes,
+        core,
+        att.window,
+    )
+    t_dec = gqa * k.attention_decode_time(kern.decode_attention, *decode_args)
+    t_dec += softmax * att.is_mla * k.attention_decode_time(kern.decode_mla, *decode_args, 1.0)
+    pairs = k.causal_pairs(chunk, batch.prefill_past / squeeze, att.window) * seqs
+    attended = jnp.minimum(batch.decode_context / squeeze, att.window) * batch.decode_seqs
+    prefill_flops = 2.0 * softmax * heads * (att.qk_dim + att.v_dim) * pairs
+    decode_flops = 2.0 * softmax * heads * (att.decode_qk_dim + att.decode_v_dim) * attended
+    shared = 1.0 - att.is_mla
+    keys = jnp.minimum(batch.prefill_past / squeeze + chunk, att.window) * seqs
+    prefill_bytes = softmax * kv_heads * (att.qk_dim + att.v_dim) * keys * model.kv_bytes
+    decode_bytes = softmax * decode_kv * (att.decode_qk_dim + shared * att.decode_v_dim) * attended * model.kv_bytes
+
+    # sparse attention scores every past token with a small indexer first (DeepSeek-V3.2 report, eq. 1)
+    index_dim = att.index_elements
+    past_pairs = batch.decode_seqs * batch.decode_context + k.causal_pairs(chunk, batch.prefill_past) * seqs
+    index_flops = 2.0 * att.index_heads * index_dim * past_pairs / squeeze
+    index_bytes = (batch.decode_seqs * batch.decode_context + keys) * index_dim * model.kv_bytes / squeeze
+    rate = k.peak_flops(hw, model.attention_gemm_precision)
+    gemm = kern.gemm
+    index_used = att.index_heads > 0
+    t_index = jnp.where(
+        index_used,
+        index_flops / (rate * jnp.max(gemm.compute_efficiency))
+        + index_bytes / (hw.memory_bandwidth * jnp.max(gemm.memory_efficiency)),
+        0.0,
+    )
+
+    # recurrences
+    recurrent = att.is_recurrent
+    rec_args = (heads, jnp.maximum(att.kv_heads / tp, 1.0), att.qk_dim, att.v_dim, 2.0, model.state_bytes)
+    t_rec = k.recurrent_time(kern.recurrent, hw, batch.prefill_tokens, seqs, *rec_args)
+    t_rec += k.recurrent_decode_time(kern.recurrent, hw, batch.decode_seqs, *rec_args)
+    touched_states = 2.0 * (batch.decode_seqs + batch.prefill_seqs) * att.state_elements / tp * model.state_bytes
+
+    def total(x: Array) -> Array:
+        return jnp.sum(att.layers * x)
+
+    scale = step.attention_scale
+    return {
+        "attention_in": linear(t_in, elements_in),
+        "attention_prefill": _cost(scale * total(t_pre), total(prefill_flops), total(prefill_bytes)),
+        "attention_decode": _cost(scale * total(t_dec), total(decode_flops), total(decode_bytes)),
+        "attention_index": _cost(scale * total(t_index), total(index_flops), total(index_bytes)),
+        "recurrence": _cost(
+            scale * total(recurrent * t_rec), total(recurrent * tokens * att.state_flops / tp), total(recurrent * touched_states)
+        ),
+        "attention_out": linear(t_out, elements_out),
+    }
+
+
+def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
+    hw, model, par = system.hardware, system.model, system.parallel
+    kern, step = system.calibration.kernels, system.calibration.step
+    tokens = batch.prefill_tokens + batch.decode_seqs
+    ab = model.activation_bytes
+    ups = model.ffn_matrices - 1.0
+
+    def dense(layers: Array, ffn: Array) -> Cost:
+        share = ffn / par.tp
+        args = (model.ffn_weight_bytes, ab, 2.0, model.ffn_precision)
+        up = k.gemm_time(kern.gemm, hw, tokens, ups * share, model.hidden, *args)
+        down = k.gemm_time(kern.gemm, hw, tokens, model.hidden, share, *args)
+        elements = model.ffn_matrices * model.hidden * share
+        return _cost(
+            step.compute_scale * layers * (up + down),
+            layers * 2.0 * tokens * elements,
+            layers * jnp.where(tokens > 0, elements * model.ffn_weight_bytes + 2.0 * tokens * model.hidden * ab, 0.0),
+        )
+
+    everyone = tokens * par.dp  # the experts see the tokens of all attention-DP ranks
+    experts = jnp.maximum(model.experts, 1.0)
+    local = experts / par.ep
+    ffn = model.expert_ffn / par.moe_tp
+    imbalance = jnp.where(par.ep > 1, step.imbalance, 1.0)
+    top_k = jnp.maximum(model.top_k, 1e-9)
+    t_moe = k.moe_time(
+        kern.moe,
+        hw,
+        everyone,
+        experts,
+        local,
+        top_k,
+        model.expert_hidden,
+        ffn,
+        model.expert_weight_bytes,
+        ab,
+        model.expert_precision,
+        imbalance,
+        model.ffn_matrices,
+    )
+    touched = k.experts_touched(everyone, experts, local, top_k)
+    weights = model.ffn_matrices * model.expert_hidden * ffn
+    routed = everyone * top_k / par.ep
+    t_router = k.gemm_time(kern.gemm, hw, tokens, experts, model.hidden, 2.0, 2.0, 4.0, 1.0)
+    has_moe = model.moe_layers > 0
+    moe_layers = jnp.where(has_moe, model.moe_layers, 0.0)
+    return {
+        "ffn_dense": dense(model.dense_layers, model.dense_ffn),
+        "ffn_shared": dense(moe_layers, model.shared_ffn),
+        "router": _cost(
+            step.compute_scale * moe_layers * t_router,
+            moe_layers * 2.0 * tokens * experts * model.hidden,
+            moe_layers * jnp.where(tokens > 0, 2.0 * experts * model.hidden, 0.0),
+        ),
+        "experts": _cost(
+            step.compute_scale * moe_layers * t_moe,
+            moe_layers * 2.0 * routed * weights,
+            moe_layers * (touched * weights * model.expert_weight_bytes + 2.0 * routed * model.expert_hidden * ab),
+        ),
+    }
+
+
+def _rest(system: System, batch: Batch) -> dict[str, Cost]:
+    hw, model, par = system.hardware, system.model, system.parallel
+    kern, step = system.calibration.kernels, system.calibration.step
+    tokens = batch.prefill_tokens + batch.decode_seqs
+    layers = model.layers
+    moe_layers = jnp.where(model.moe_layers > 0, model.moe_layers, 0.0)
+
+    # two norms with residual (read, read, write), rotary and activation: about 10 passes over the residual
+    # stream in 16-bit, the activation over its own width
+    width = 10.0 * model.hidden + 3.0 * jnp.maximum(model.dense_ffn * (model.dense_layers > 0), model.shared_ffn) / par.tp
+    nbytes = tokens * width * 2.0
+    elementwise = k.elementwise_time(kern.elementwise, hw, nbytes)
+
+    # Tensor parallelism: one all-reduce after attention, one after the feed-forward (Megatron-LM, arXiv
+    # 1909.08053). With attention-DP the experts exchange tokens with all ranks instead.
+    message = tokens * model.hidden * 2.0
+    reduce_layer, reduce_sent = group_all_reduce(kern, hw, message, par.tp)
+    spread = par.dp > 1.0
+    reduces = layers + jnp.where(spread, layers - moe_layers, layers)
+    chips = par.tp * par.dp
+    gathered = message * par.dp
+    gather, gather_sent = group_all_gather(kern, hw, gathered, chips)
+    routed = tokens / par.tp * model.top_k * model.expert_hidden
+    to_all, to_all_sent = group_all_to_all(kern, hw, routed * (1.0 + 2.0), chips)
+    # dispatch + combine: gather and scatter everything, or send each token to its experts, whichever is quicker
+    use_gather = 2.0 * gather < to_all
+    dispatch = jnp.where(use_gather, 2.0 * gather, to_all)
+    dispatch_sent = jnp.where(use_gather, 2.0 * gather_sent, to_all_sent)
+    dispatch_layers = jnp.where(spread, moe_layers, 0.0)
+
+    send = k.p2p_time(kern.p2p, message / par.tp, hw.scale_up_bandwidth, hw.scale_up_latency)
+    sends = jnp.where(tokens > 0, par.pp - 1.0, 0.0)
+
+    rows = batch.decode_seqs + batch.emitting_prefills
+    vocab = model.vocab / par.tp
+    head = k.gemm_time(kern.gemm, hw, rows, vocab, model.hidden, model.embedding_bytes, 2.0, 4.0, 1.0)
+    gather_logits, logits_sent = group_all_gather(kern, hw, rows * model.vocab * 2.0, par.tp)
+    visible = step.comm_scale * (1.0 - step.comm_overlap)
+    return {
+        "elementwise": _cost(layers * elementwise, 0.0, layers * nbytes),
+        "all_reduce": _cost(visible * reduces * reduce_layer, sent=reduces * reduce_sent),
+        "expert_dispatch": _cost(visible * dispatch_layers * dispatch, sent=dispatch_layers * dispatch_sent),
+        "pipeline_send": _cost(sends * send, sent=sends * message / par.tp),
+        "lm_head": _cost(
+            step.compute_scale * head + step.comm_scale * gather_logits,
+            2.0 * rows * vocab * model.hidden,
+            jnp.where(rows > 0, vocab * model.hidden * model.embedding_bytes, 0.0),
+            logits_sent,
+        ),
+    }

@@ -1,0 +1,337 @@
+"""Steady state of one pool: mean TTFT, TPOT and throughput, closed loop or Poisson arrivals.
+
+The unit is a *lane*: sequences that step together. A replica has dp * pp lanes (attention-DP ranks, and
+micro-batches in flight of a pipeline). In a lane, n sequences decode on average; a decoding sequence sees a batch
+of m of them, itself included, and the prefill of others in a share f of its iterations:
+
+    tau(m)  = tau_d(m) + f (tau_m(m, p) - tau_d(m))          mean iteration, = TPOT
+    f       = min(1, x / p),  x = ISL (m - 1) / (OSL - 1)    prefill tokens that flow balance asks of an iteration
+    lambda  = n / ((OSL - 1) tau(m))                         Little's law for the decoding sequences
+    TTFT    = wait + residual iteration + prefill iterations
+
+The closed loop solves n + lambda TTFT = C, the open loop lambda(n) = lambda_offered. By PASTA a Poisson arrival
+sees m = 1 + n, which reproduces the negative-binomial mean of a processor-sharing chain with a linear rate; by the
+arrival theorem of closed networks m = 1 + n (C - 1) / C (M. Reiser, S. Lavenberg, J. ACM 27(2), 1980).
+The wait is that of an M/D/1 queue whose server is the prefill budget: s rho / (2 (1 - rho)).
+
+Not modelled: preemption, percentiles, length distributions beyond their effect on the mean context, load that
+moves between lanes. Near saturation play the trace instead (`queueing.playback`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mist_jax.errors import Status
+from mist_jax.numerics import safe_divide
+from mist_jax.physics.memory import kv_bytes_per_chip, memory_use
+from mist_jax.physics.step import StepTime, step_seconds, step_time
+from mist_jax.physics.step_energy import ENERGY_SHARES, step_energy
+from mist_jax.pytree import pytree, replace
+from mist_jax.system.batch import Batch
+from mist_jax.system.deployment import System, Workload
+
+Array = Any
+
+#: Points of n at which the iteration time is worked out before the root is bracketed, and bisections between them.
+NODES = 5
+BISECTIONS = 24
+
+
+@pytree
+class SteadyState:
+    """Means of one deployment; scalars."""
+
+    ttft: Array  #: s
+    tpot: Array  #: s
+    e2e: Array  #: s
+    rate: Array  #: completed requests/s, whole deployment
+    running: Array  #: decoding sequences of one lane
+    waiting: Array  #: requests of one lane that have no first token yet
+    step: Array  #: s, mean iteration
+    prefill_share: Array  #: share of iterations that hold prefill
+    load: Array  #: rate over the rate at which the lane saturates (closed loop: busy share)
+    kv_occupancy: Array  #: share of the KV budget in use
+    power: Array  #: [len(ENERGY_SHARES)] W per chip
+    breakdown: Array  #: [len(STEP_PARTS)] s per mean iteration
+    flops_utilization: Array  #: achieved over peak FLOP/s of the bf16 unit
+    bandwidth_utilization: Array  #: achieved over peak memory bandwidth
+    status: Array  #: errors.Status
+
+
+@pytree
+class Lane:
+    """What one lane is asked to do."""
+
+    system: System
+    isl: Array  #: new prompt tokens (prefix hits taken off)
+    past: Array  #: prompt tokens found in the prefix cache
+    steps: Array  #: decode iterations per request, OSL - 1
+    context: Array  #: mean cached tokens of a decoding sequence
+    limit: Array  #: sequences that may decode at once (max_num_seqs, KV)
+    request_kv: Array  #: tokens of KV one request needs at its end
+
+
+def make_lane(system: System, workload: Workload) -> Lane:
+    """The lane of `system` under `workload` (per-lane limits from memory and `max_num_seqs`).
+
+    Mean context of a decoding sequence: ISL + E[O^2] / (2 E[O]), as long answers are seen longer.
+    """
+    hit = system.engine.prefix_hit_rate
+    isl = jnp.maximum(workload.isl * (1.0 - hit), 1.0)
+    steps = jnp.maximum(workload.osl - 1.0, 1e-3)
+    context = workload.isl + 0.5 * workload.osl * (1.0 + workload.osl_cv**2)
+    memory = memory_use(system)
+    held = workload.isl + workload.osl
+    by_memory = safe_divide(memory.kv_tokens, context)
+    limit = jnp.minimum(system.engine.max_num_seqs, by_memory) / system.parallel.pp
+    return Lane(
+        system=system,
+        isl=isl,
+        past=workload.isl * hit,
+        steps=steps,
+        context=context,
+        limit=jnp.maximum(limit, 1e-3),
+        request_kv=held,
+    )
+
+
+def lanes_of(system: System, replicas: Array) -> Array:
+    """Lanes of a pool: replicas * dp * pp."""
+    return replicas * system.parallel.dp * system.parallel.pp
+
+
+def _decode(lane: Lane, m: Array) -> Batch:
+    return Batch(
+        prefill_tokens=jnp.zeros_like(m),
+        prefill_seqs=0.0,
+        prefill_past=0.0,
+        decode_seqs=m,
+        decode_context=lane.context,
+        emitting_prefills=0.0,
+    )
+
+
+def _mixed(lane: Lane, m: Array, tokens: Array) -> Batch:
+    share = tokens / lane.isl
+    return Batch(
+        prefill_tokens=tokens,
+        prefill_seqs=jnp.maximum(share, 1.0),
+        prefill_past=lane.past + 0.5 * jnp.maximum(lane.isl - tokens, 0.0),
+        decode_seqs=m,
+        decode_context=lane.context,
+        emitting_prefills=share,
+    )
+
+
+def chunk_tokens(lane: Lane, m: Array, others: Array) -> tuple[Array, Array, Array]:
+    """(budget for prefill, tokens of a mixed iteration, share of mixed iterations) at batch `m`, of which
+    `others` decode besides the observer. The chunk grows from one prompt to the whole budget with the demand."""
+    budget = lane.system.engine.max_num_batched_tokens
+    room = jnp.maximum(budget - m, 0.05 * budget)
+    demand = lane.isl * others / lane.steps
+    single = jnp.minimum(lane.isl, room)
+    tokens = jnp.clip(demand, single, room)
+    return room, tokens, jnp.minimum(demand / tokens, 1.0)
+
+
+def _times(lane: Lane, m: Array, others: Array) -> tuple[Array, Array]:
+    """Seconds of (a decode iteration, a mixed iteration) at batch m."""
+    _, tokens, _ = chunk_tokens(lane, m, others)
+    decode = step_seconds(lane.system, _decode(lane, m))
+    mixed = step_seconds(lane.system, _mixed(lane, m, tokens))
+    return decode, jnp.maximum(mixed, decode)
+
+
+def _flow(lane: Lane, n: Array, others: Array, decode: Array, mixed: Array, residual: Array) -> tuple[Array, Array, Array]:
+    """(mean iteration, requests/s of the lane, TTFT) for n decoding sequences of which `others` are seen."""
+    m = 1.0 + others
+    room, tokens, share = chunk_tokens(lane, m, others)
+    mean = decode + share * (mixed - decode)
+    rate = n / (lane.steps * mean)
+    chunks = jnp.maximum(lane.isl / room, 1.0)
+    # a prompt of a bit more than one chunk pays for a whole further iteration
+    prefill = chunks * mixed + (jnp.ceil(chunks - 1e-9) - chunks) * decode
+    service = mixed * lane.isl / tokens * jnp.minimum(tokens / room, 1.0)
+    rho = jnp.clip(lane.isl * others / lane.steps / room, 0.0, 0.999)
+    wait = service * rho / (2.0 * (1.0 - rho))
+    busy = jnp.minimum(others, 1.0)
+    start = residual * busy * mean
+    return mean, rate, lane.system.calibration.step.request_s + wait + start + prefill
+
+
+def _solve(lane: Lane, others_of: Callable[[Array], Array], excess: Callable[..., Array], residual: Array) -> Array:
+    """The n in (0, limit] at which `excess(n, mean, rate, ttft)`, rising in n, is zero; `limit` if it stays below.
+
+    The iteration times are worked out at `NODES` points and interpolated log-linearly for a bisection; one Newton
+    step with the exact times corrects the interpolation and carries the gradient (implicit differentiation: the
+    starting point is a constant to autodiff, its slope the exact one).
+    """
+    frozen = jax.lax.stop_gradient(lane)
+    high = frozen.limit
+    low = jnp.minimum(1e-3, 0.5 * high)
+    grid = jnp.linspace(0.0, 1.0, NODES)
+    log_m = jnp.log1p(others_of(high)) * grid
+    seen = jnp.expm1(log_m)
+    decode, mixed = jax.vmap(lambda o: _times(frozen, 1.0 + o, o))(seen)
+    log_decode, log_mixed = jnp.log(decode), jnp.log(mixed)
+    span = jnp.maximum(log_m[-1], 1e-12)
+
+    def interpolated(n: Array) -> Array:
+        others = others_of(n)
+        position = jnp.clip(jnp.log1p(others) / span * (NODES - 1), 0.0, NODES - 1 - 1e-6)
+        cell = jnp.floor(position)
+        weight = position - cell
+        inside = jnp.arange(NODES) - cell
+        pick = jnp.where(inside == 0, 1.0 - weight, jnp.where(inside == 1, weight, 0.0))
+        t_d, t_m = jnp.exp(jnp.sum(pick * log_decode)), jnp.exp(jnp.sum(pick * log_mixed))
+        return excess(n, *_flow(frozen, n, others, t_d, t_m, residual))
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        a, b = bracket
+        mid = jnp.sqrt(a * b)
+        below = interpolated(mid) < 0
+        return jnp.where(below, mid, a), jnp.where(below, b, mid)
+
+    a, b = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
+    start = jax.lax.stop_gradient(jnp.sqrt(a * b))
+
+    def exact(n: Array) -> Array:
+        others = others_of(n)
+        return excess(n, *_flow(lane, n, others, *_times(lane, 1.0 + others, others), residual))
+
+    value, slope = jax.jvp(exact, (start,), (jnp.ones_like(start),))
+    slope = jax.lax.stop_gradient(jnp.maximum(slope, 1e-30))
+    newton = jnp.clip(start - value / slope, 0.5 * start, jnp.minimum(2.0 * start, lane.limit))
+    at_limit = jax.lax.stop_gradient(start >= high * (1.0 - 1e-4)) & (value < 0)
+    return jnp.where(at_limit, lane.limit, newton)
+
+
+def closed_loop(system: System, workload: Workload, replicas: Array = 1.0) -> SteadyState:
+    """A fixed number of requests in flight, as benchmarks run: the next is sent when one completes.
+
+    Args:
+        system: one replica.
+        workload: `concurrency` is that of the whole deployment, shared evenly.
+        replicas: number of such replicas.
+
+    Returns:
+        `SteadyState`. A new request arrives while the next iteration already runs, so it waits for a whole one.
+    """
+    lane = make_lane(system, workload)
+    lanes = lanes_of(system, replicas)
+    clients = jnp.maximum(workload.concurrency / lanes, 1e-3)
+    lane = replace(lane, limit=jnp.minimum(lane.limit, clients))
+    seen = jnp.maximum(clients - 1.0, 0.0) / jnp.maximum(clients, 1.0)
+
+    def others_of(n: Array) -> Array:
+        return n * seen
+
+    def excess(n: Array, mean: Array, rate: Array, ttft: Array) -> Array:
+        return n + rate * ttft - clients
+
+    n = _solve(lane, others_of, excess, jnp.asarray(1.0))
+    others = others_of(n)
+    decode, mixed = _times(lane, 1.0 + others, others)
+    mean, rate, ttft = _flow(lane, n, others, decode, mixed, jnp.asarray(1.0))
+    # beyond the limit of running sequences the rest waits: Little's law
+    ttft = jnp.maximum(ttft, safe_divide(clients - n, rate))
+    return _result(lane, workload, n, others, mean, rate, ttft, lanes, load=jnp.ones_like(n), unstable=False)
+
+
+def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> SteadyState:
+    """Poisson arrivals at `workload.rate`, shared evenly over lanes. An unstable load gives status UNSTABLE and the
+    figures at the limit."""
+    lane = make_lane(system, workload)
+    lanes = lanes_of(system, replicas)
+    offered = workload.rate / lanes
+
+    def others_of(n: Array) -> Array:
+        return n
+
+    def excess(n: Array, mean: Array, rate: Array, ttft: Array) -> Array:
+        return rate - offered
+
+    residual = jnp.asarray(0.5)
+    n = _solve(lane, others_of, excess, residual)
+    others = others_of(n)
+    decode, mixed = _times(lane, 1.0 + others, others)
+    mean, rate, ttft = _flow(lane, n, others, decode, mixed, residual)
+    top = lane.limit
+    _, capacity, _ = _flow(lane, top, top, *_times(lane, 1.0 + top, top), residual)
+    load = offered / jnp.maximum(capacity, 1e-30)
+    unstable = offered > 1.001 * rate
+    return _result(lane, workload, n, others, mean, rate, ttft, lanes, load=load, unstable=unstable)
+
+
+def _result(
+    lane: Lane,
+    workload: Workload,
+    n: Array,
+    others: Array,
+    mean: Array,
+    rate: Array,
+    ttft: Array,
+    lanes: Array,
+    *,
+    load: Array,
+    unstable: Array | bool,
+) -> SteadyState:
+    system = lane.system
+    m = 1.0 + others
+    _, tokens, share = chunk_tokens(lane, m, others)
+    decode = step_time(system, _decode(lane, m))
+    mixed = step_time(system, _mixed(lane, m, tokens))
+    step: StepTime = jax.tree.map(lambda a, b: a + share * (b - a), decode, mixed)
+    # share of time with an iteration running: a lane with nobody decoding or prefilling idles
+    pp = system.parallel.pp
+    busy = jnp.clip(1.0 - jnp.exp(-(n + rate * ttft)), 0.0, 1.0)
+    hw = system.hardware
+    kernels = step.seconds - step.by_operator[-1]
+    shares = step_energy(
+        system.calibration.energy,
+        hw,
+        *(pp * x.sum() for x in (step.flops, step.bytes, step.sent)),
+        kernels,
+        step.seconds,
+    )
+    # idle power is drawn all the time, the rest while an iteration runs
+    power = shares / step.seconds * jnp.where(jnp.arange(len(ENERGY_SHARES)) == 0, 1.0, busy)
+    memory = memory_use(system)
+    kept = kv_bytes_per_chip(system.model, system.parallel, lane.context)
+    occupancy = safe_divide(n * pp * kept, jnp.maximum(memory.kv_budget, 0.0))
+    status = _status(memory.kv_budget, memory.kv_tokens, lane.request_kv, system.model.max_context, unstable)
+    bad = (status == Status.OUT_OF_MEMORY) | (status == Status.KV_TOO_SMALL) | (status == Status.CONTEXT_TOO_LONG)
+
+    def good(x: Array) -> Array:
+        return jnp.where(bad, jnp.nan, x)
+
+    tpot = mean
+    return SteadyState(
+        ttft=good(ttft),
+        tpot=good(tpot),
+        e2e=good(ttft + tpot * jnp.maximum(workload.osl - 1.0, 0.0)),
+        rate=good(rate * lanes),
+        running=good(n),
+        waiting=good(rate * ttft),
+        step=good(mean),
+        prefill_share=good(share),
+        load=good(load),
+        kv_occupancy=good(occupancy),
+        power=good(power),
+        breakdown=good(step.by_operator),
+        flops_utilization=good(busy * step.flops.sum() / step.seconds * pp / hw.peak_flops[..., 1]),
+        bandwidth_utilization=good(busy * step.bytes.sum() / step.seconds * pp / hw.memory_bandwidth),
+        status=status,
+    )
+
+
+def _status(budget: Array, kv_tokens: Array, request_kv: Array, max_context: Array, unstable: Array | bool) -> Array:
+    status = jnp.where(unstable, Status.UNSTABLE, Status.OK)
+    status = jnp.where(kv_tokens < request_kv, Status.KV_TOO_SMALL, status)
+    status = jnp.where(budget <= 0, Status.OUT_OF_MEMORY, status)
+    return jnp.where(request_kv > max_context, Status.CONTEXT_TOO_LONG, status)

@@ -1,0 +1,68 @@
+"""Quantities with units at the edge: `"3.35 TB/s"` becomes 3.35e12."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+from mist_jax.errors import ConfigError
+
+#: dimension → (unit the kernels use, an example for messages)
+DIMENSIONS = {
+    "flops": ("FLOP/s", "989 TFLOP/s"),
+    "bytes": ("byte", "80 GB"),
+    "bandwidth": ("byte/s", "3.35 TB/s"),
+    "time": ("s", "5 us"),
+    "power": ("W", "700 W"),
+    "frequency": ("1/s", "1.98 GHz or 5 requests/s"),
+    "energy": ("J", "6 pJ"),
+    "count": ("", "8"),
+}
+
+
+@lru_cache(maxsize=1)
+def _registry() -> Any:
+    import pint
+
+    ureg = pint.UnitRegistry(cache_folder=None)
+    # Operations and requests are counted, tokens too; a rate of them is a frequency.
+    ureg.define("FLOP = [operation] = flop = OP = op")
+    ureg.define("request = 1 = requests = req")
+    ureg.define("token = 1 = tokens = tok")
+    return ureg
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str, dimension: str) -> float:
+    import pint
+
+    unit, example = DIMENSIONS[dimension]
+    try:
+        return float(_registry().Quantity(text).to(unit or "dimensionless").magnitude)
+    except pint.DimensionalityError:
+        raise ConfigError(f"'{text}' is not a {dimension}; write it like '{example}'") from None
+    except Exception as exc:  # pint raises many kinds, from tokenizer errors to UndefinedUnitError
+        raise ConfigError(f"cannot read '{text}' as a {dimension} ({exc}); write it like '{example}'") from None
+
+
+def to_si(value: Any, dimension: str) -> float:
+    """`value` (a number in SI, or a string with a unit) as a float in SI.
+
+    Raises:
+        ConfigError: if the unit is unknown or of another dimension, or the value is not a number.
+    """
+    if isinstance(value, bool) or value is None:
+        raise ConfigError(f"got {value!r}; expected a number or a quantity like '{DIMENSIONS[dimension][1]}'")
+    if isinstance(value, int | float):
+        out = float(value)
+    elif isinstance(value, str):
+        try:
+            out = float(value)
+        except ValueError:
+            out = _parse(value, dimension)
+    else:
+        raise ConfigError(f"got {value!r}; expected a number or a quantity like '{DIMENSIONS[dimension][1]}'")
+    if math.isnan(out):
+        raise ConfigError("is not a number (NaN)")
+    return out
