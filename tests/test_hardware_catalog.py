@@ -88,8 +88,8 @@ UNIT = {
 TIME = {"u": 1e-6, "n": 1e-9}
 
 #: Dense matrix FLOP per unit and clock in bf16, by the vendors' architecture papers: GA100 2048, GA102 and
-#: Ada 1024 (GeForce with fp32 accumulation 512), Hopper 4096, datacentre Blackwell 8192, GB202 1024, CDNA3 2048,
-#: CDNA4 4096, Xe2 2048, TPU 4 MXUs of 128x128 or 256x256 per core, Trainium2 one 128x128 array per core,
+#: Ada 1024 (GeForce with fp32 accumulation 512), Hopper 4096, datacentre Blackwell 8192, GB202 1024,
+#: CDNA3 2048, CDNA4 4096, Xe2 2048, TPU 4 MXUs of 128x128 or 256x256 per core, Trainium2 one 128x128 array,
 #: Gaudi 3 eight 256x256 arrays over 64 TPCs, AMX 2048, AVX-512 BF16 64 (Zen 4) or 128, Neoverse V2 128.
 BF16_PER_CLOCK = {
     "ampere": 2048,
@@ -115,7 +115,7 @@ BF16_PER_CLOCK = {
     "grace": 128,
 }
 #: Chips that differ from their generation: GA102 has half of GA100; GeForce halves fp32 accumulation; the
-#: datasheet rate of H100 NVL is quoted at 1.545 GHz (power limit) against a boost of 1.785; H20 is capped for export.
+#: datasheet rate of H100 NVL is quoted at 1.545 GHz (power limit; boost 1.785); H20 is capped for export.
 BF16_PER_CLOCK_CHIP = {
     "a10": 1024,
     "rtx_4090": 512,
