@@ -30,21 +30,28 @@ class AttentionGroups:
     decode_kv_heads: Array
     decode_qk_dim: Array
     decode_v_dim: Array
-    kv_elements: Array  #: cached elements per token per layer, before sharding (GQA: kv_heads*(qk_dim+v_dim); MLA: lora+rope)
+    #: cached elements per entry per layer, before sharding (GQA: kv_heads*(qk_dim+v_dim); MLA: lora+rope)
+    kv_elements: Array
     kv_shards_max: Array  #: how many TP ranks the cache can be split over (GQA: kv_heads; MLA: 1)
-    window: Array  #: tokens a query attends to at most (inf: full; sparse attention: its top-k)
+    window: Array  #: tokens a query attends to at most (inf: full; sparse attention: its top-k entries times compress)
     cache_window: Array  #: tokens kept in the cache at most (inf: all). Sparse attention keeps all.
     compress: Array  #: tokens represented by one cached entry (1 except for compressed attention)
-    index_elements: Array  #: indexer key elements cached per token per layer (0: none)
-    index_heads: Array  #: indexer heads, scored against every past token (0: none)
-    in_params: Array  #: weight elements of the input projections that TP splits (q, k, v, gates, up-projections)
-    in_params_replicated: Array  #: weight elements of the input side that every TP rank holds (MLA down-projections, indexer)
+    index_elements: Array  #: indexer key elements cached per entry per layer (0: none)
+    index_heads: Array  #: indexer heads, scored against every past entry (0: none)
+    in_params: (
+        Array  #: weight elements of the input projections that TP splits (q, k, v, gates, up-projections)
+    )
+    #: weight elements of the input side that every TP rank holds (MLA down-projections, indexer, compressor)
+    in_params_replicated: Array
     in_width: Array  #: output features of the split input projections (the GEMM's N), before TP
     out_params: Array  #: weight elements of the output projection, split by TP
     is_mla: Array  #: 1.0 for latent attention, else 0.0
     is_recurrent: Array  #: 1.0 for gated-delta / Mamba / linear attention, else 0.0
     state_elements: Array  #: recurrent state elements per sequence per layer (float32 by default)
     state_flops: Array  #: FLOPs of the recurrence per token per layer (projections excluded)
+    #: newest tokens attended and cached uncompressed beside the compressed entries (0: none). Entries read by a query
+    #: with n past tokens: min(n, window) / compress + min(n, local_window).
+    local_window: Array = 0.0
 
 
 @pytree
@@ -66,7 +73,9 @@ class Model:
     expert_ffn: Array  #: intermediate size of one routed expert
     expert_hidden: Array  #: width the routed experts work in (= hidden, less for latent MoE)
     shared_ffn: Array  #: total intermediate size of shared experts (0: none)
-    extra_params: Array  #: elements not counted elsewhere (norms, biases, vision tower), held by every replica
+    #: elements not counted elsewhere, held by every rank: norms, biases, convolutions, latent projections, vision
+    #: tower. Routers (moe_layers * hidden * experts) are not among them.
+    extra_params: Array
     tied_embeddings: Array  #: 1.0 if the LM head shares the embedding
     max_context: Array  #: tokens
     # bytes per element, quantization scales included
@@ -84,3 +93,12 @@ class Model:
     attention_core_precision: Array
     vision_flops_per_image: Array
     draft_layers: Array  #: multi-token-prediction layers shipped with the model (not counted in `layers`)
+    index_bytes: Array = (
+        1.03125  #: bytes per indexer key element: fp8 and one float32 scale a key of 128 (132 bytes)
+    )
+    latent_params: Array = 0.0  #: of `extra_params`: all projections into and out of `expert_hidden`
+    vision_params: Array = 0.0  #: of `extra_params`: the vision tower, read for images only
+    vision_tokens_per_image: Array = 0.0  #: decoder tokens of the nominal image of `vision_flops_per_image`
+    residual_streams: Array = (
+        1.0  #: copies of the residual that element-wise work reads and writes (hyper-connections)
+    )

@@ -1,0 +1,1 @@
+"""Reading model descriptions, traces and engine results; writing exports."""
