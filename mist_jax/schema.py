@@ -136,6 +136,7 @@ class PrecisionSpec:
     attention: Precision | None = None
     activations: Precision | None = None
     kv: Precision | None = None
+    group_size: float | None = number(None, low=1)  # weights that share a scale; None: the format's usual
 
 
 @dataclasses.dataclass(frozen=True)

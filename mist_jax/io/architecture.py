@@ -143,7 +143,8 @@ class CheckpointPrecision:
             value = getattr(self, key)
             if value not in PRECISIONS and not (key == "activations" and value is None):
                 raise ConfigError(
-                    f"precision.{key}: {value!r} is not one of {', '.join(PRECISIONS)}{nearest(value, PRECISIONS)}"
+                    f"precision.{key}: {value!r} is not one of {', '.join(PRECISIONS)}"
+                    f"{nearest(value, PRECISIONS)}"
                 )
 
 
@@ -158,7 +159,7 @@ def override_precision(
 ) -> CheckpointPrecision:
     """The checkpoint's formats with those given put in; None keeps what the checkpoint says.
 
-    `weights` sets attention and dense feed-forward, and the experts too unless `experts` names another format.
+    `weights` sets attention and dense feed-forward, and the experts too unless `experts` names another.
     Scales fall back to the format's usual group, and activations to the usual ones, where weights change.
 
     Raises:
@@ -179,7 +180,7 @@ def override_precision(
 
 
 def to_mapping(value: Any) -> dict[str, Any]:
-    """The fields of a description that differ from their defaults, as YAML-ready numbers, lists and strings."""
+    """The fields of a description that differ from their defaults, as YAML-ready values."""
     out: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
@@ -276,7 +277,8 @@ def precision_from_mapping(mapping: Mapping[str, Any]) -> CheckpointPrecision:
 
 def precision_to_mapping(precision: CheckpointPrecision) -> dict[str, Any]:
     """The `precision:` block of a model YAML; the inverse of `precision_from_mapping`."""
-    out: dict[str, Any] = {"weights": precision.ffn, "experts": precision.experts}
+    same = precision.experts == precision.ffn
+    out: dict[str, Any] = {"weights": precision.ffn, "experts": None if same else precision.experts}
     if precision.attention != precision.ffn:
         out["attention"] = precision.attention
     if precision.embedding != (precision.ffn if precision.ffn in ("fp16", "fp32") else "bf16"):

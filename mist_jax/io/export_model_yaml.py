@@ -1,4 +1,7 @@
-"""Write `conf/model/NAME.yaml` from config.json files: `python -m mist_jax.io.export_model_yaml CONFIGS --out DIR`."""
+"""Write `conf/model/*.yaml` from a folder of config.json files.
+
+`python -m mist_jax.io.export_model_yaml FOLDER --out conf/model`, with `FOLDER/ORG--NAME.json`.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,6 @@ def model_mapping(
     """The content of a model YAML (docs/architecture.md, "YAML of a model")."""
     return {
         "name": architecture.name,
-        "id": repository,
         "source": f"https://huggingface.co/{repository}/blob/main/config.json",
         "config": None,
         "architecture": {k: v for k, v in to_mapping(architecture).items() if k != "name"},
@@ -63,7 +65,7 @@ def parse_model_mapping(mapping: dict[str, Any]) -> tuple[Architecture, Checkpoi
 
 
 def packaged_models(folder: Path | None = None) -> dict[str, dict[str, Any]]:
-    """File name → content for the config.json files `ORG--NAME.json` of `folder` and for the public models."""
+    """File name → content for the files `ORG--NAME.json` of `folder` and for the public models."""
     import dataclasses
 
     out = {}

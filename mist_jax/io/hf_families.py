@@ -1,4 +1,4 @@
-"""Token mixers of the model families: which layers attend how, from the keys of a Hugging Face config.json."""
+"""Token mixers of the model families: which layers attend how, from the keys of a config.json."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def mla_groups(k: Keys, layers: int) -> tuple[AttentionGroup, ...]:
 
 
 def compressed_groups(k: Keys, layers: int) -> tuple[AttentionGroup, ...]:
-    """DeepSeek-V4: `compress_ratios` 0 = window only, 4 = compressed entries picked by an indexer, 128 = all entries."""
+    """DeepSeek-V4 by `compress_ratios`: 0 window only, 4 entries that an indexer picks, 128 all entries."""
     ratios = k.need("compress_ratios")[:layers]
     dim = k.need("head_dim")
     common: dict[str, Any] = {

@@ -14,6 +14,9 @@ from mist_jax.io.hf_families import Keys
 _METHODS = ("fp8", "fbgemm_fp8", "mxfp4", "compressed-tensors", "modelopt", "awq", "gptq", "bitsandbytes")
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
+#: What products with weights of a format read when nothing else is said.
+_USUAL_ACTIVATIONS = {"fp8": "fp8", "int8": "int8", "int4": "bf16"}
+
 #: A weight of each class in the middle of a model, as checkpoints and as vLLM name it.
 _EXAMPLES = {
     "attention": ("self_attn.q_proj", "self_attn.o_proj", "self_attn.q_b_proj", "self_attn.kv_b_proj"),
@@ -108,7 +111,8 @@ def _quantized(q: Keys) -> tuple[str, int | None, str | None]:
     if method == "bitsandbytes":
         return ("int4", 64, "bf16") if q.get("load_in_4bit") else ("int8", None, "bf16")
     raise ConfigError(
-        f"quantization_config.quant_method: {method!r} is not one of {', '.join(_METHODS)}{nearest(method, _METHODS)}"
+        f"quantization_config.quant_method: {method!r} is not one of {', '.join(_METHODS)}"
+        f"{nearest(method, _METHODS)}"
     )
 
 
@@ -123,8 +127,8 @@ def read_precision(config: Mapping[str, Any], text: Keys, layers: int) -> Checkp
     """Formats of a checkpoint's classes of weights, of its activations and of its cache.
 
     Embedding, LM head, norms and routers stay in the checkpoint's own type; the cache is 16-bit unless the
-    checkpoint says otherwise. Classes that the exclusion list names for most layers stay unquantized; a list that
-    exempts some layers only is taken as exempting none.
+    checkpoint says otherwise. Classes that the exclusion list names for most layers stay unquantized; a list
+    that exempts some layers only is taken as exempting none.
 
     Raises:
         ConfigError: a quantization method that is not described here.
@@ -153,4 +157,7 @@ def read_precision(config: Mapping[str, Any], text: Keys, layers: int) -> Checkp
         )
     if str(text.get("expert_dtype", default="")).lower() in ("fp4", "mxfp4"):
         kinds["experts"] = "mxfp4"
+    used = set(kinds.values()) - {high}
+    if all(_USUAL_ACTIVATIONS.get(kind) == activations for kind in used):
+        activations = None
     return CheckpointPrecision(**kinds, embedding=high, kv=kv, activations=activations, group_size=group)

@@ -42,14 +42,67 @@ __all__ = [
 
 #: `model_type`s whose layout is known; others are read by the common keys, with a note.
 KNOWN_TYPES = frozenset(
-    """llama llama4 llama4_text mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next qwen3_vl qwen3_vl_moe
-    qwen3_vl_text qwen3_vl_moe_text qwen3_5 qwen3_5_moe qwen3_5_text qwen3_5_moe_text deepseek_v2 deepseek_v3
-    deepseek_v32 deepseek_v4 deepseek_ref kimi_k2 kimi_k25 kimi_k3 kimi_linear glm4_moe glm_moe_dsa gpt_oss minimax_m2
-    minimax_m3 mimo mimo_v2_flash step3p5 step3p7 gemma2 gemma3 gemma3_text gemma4 gemma4_text gptj gpt2 bloom opt
-    falcon bert xlm-roberta mamba mamba2 jamba nemotron_h granitemoehybrid bamba phi3""".split()
+    (
+        "llama",
+        "llama4",
+        "llama4_text",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "qwen3_next",
+        "qwen3_vl",
+        "qwen3_vl_moe",
+        "qwen3_vl_text",
+        "qwen3_vl_moe_text",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_5_text",
+        "qwen3_5_moe_text",
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "deepseek_v4",
+        "deepseek_ref",
+        "kimi_k2",
+        "kimi_k25",
+        "kimi_k3",
+        "kimi_linear",
+        "glm4_moe",
+        "glm_moe_dsa",
+        "gpt_oss",
+        "minimax_m2",
+        "minimax_m3",
+        "mimo",
+        "mimo_v2_flash",
+        "step3p5",
+        "step3p7",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "gemma4",
+        "gemma4_text",
+        "gptj",
+        "gpt2",
+        "bloom",
+        "opt",
+        "falcon",
+        "bert",
+        "xlm-roberta",
+        "mamba",
+        "mamba2",
+        "jamba",
+        "nemotron_h",
+        "granitemoehybrid",
+        "bamba",
+        "phi3",
+    )
 )
-#: Families whose feed-forward has two matrices (no gate), whose embeddings are tied unless the config says not.
+#: Families whose feed-forward has two matrices (no gate).
 _PLAIN_FFN = ("gptj", "gpt2", "bloom", "opt", "falcon", "bert", "xlm-roberta", "nemotron_h", "nemotron")
+#: Families whose embeddings are tied unless the config says not.
 _TIED = (
     "bloom",
     "opt",
@@ -165,7 +218,7 @@ def _vision(top: Keys, hidden: int) -> VisionTower | None:
         or v.get("init_pos_emb_height", default=0) * v.get("init_pos_emb_width", default=0),
         # Gemma pools patches and projects once; the others concatenate merge x merge patches into a network.
         mergers=0 if gemma else 1 + len(v.get("deepstack_visual_indexes", default=())),
-        image_patches=fixed * merge**2 if fixed else (1024 // patch) ** 2,
+        image_patches=fixed * merge**2 if fixed else (1024 // (patch * merge) * merge) ** 2,
     )
 
 
@@ -196,9 +249,10 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Architecture, C
         among it.
 
     Raises:
-        ConfigError: the file cannot be read, or a key that the family needs is missing (named, with those found).
+        ConfigError: the file cannot be read, or a key that the family needs is missing (named, with those
+            found).
 
-    Not read: rotary scaling, dropout, tokenizer, generation settings. Draft layers are counted, not described.
+    Not read: rotary scaling, dropout, tokenizer, generation settings. Draft layers are counted only.
     """
     config, name = _load(source)
     top = Keys(config)

@@ -38,8 +38,8 @@ def _softmax(g: AttentionGroup, hidden: int) -> MixerParameters:
 
 
 def _mla(g: AttentionGroup, hidden: int) -> MixerParameters:
-    # Multi-head latent attention, DeepSeek-V2, arXiv 2405.04434, section 2.1: the latent c_kv and the shared rotary
-    # key come from one down-projection that every rank computes; the up-projections are split by heads.
+    # Multi-head latent attention, DeepSeek-V2, arXiv 2405.04434, section 2.1: the latent c_kv and the shared
+    # rotary key come from one down-projection that every rank computes; up-projections are split by heads.
     query_in = g.q_lora_rank or hidden
     query = g.heads * g.qk_dim
     up = g.heads * (g.qk_dim - g.rope_dim + g.v_dim)
@@ -61,9 +61,9 @@ def _mla(g: AttentionGroup, hidden: int) -> MixerParameters:
 
 
 def _compressed(g: AttentionGroup, hidden: int) -> MixerParameters:
-    # DeepSeek-V4 (CSA, HCA): low-rank query, one shared key-value latent, grouped low-rank output. A compressor
-    # pools `compress` tokens with learnt weights: a value and a weight projection, doubled where windows overlap
-    # (ratio 4), plus one position bias an entry.
+    # DeepSeek-V4 (CSA, HCA): low-rank query, one shared key-value latent, grouped low-rank output. A
+    # compressor pools `compress` tokens with learnt weights: a value and a weight projection, doubled where
+    # windows overlap (ratio 4), plus one bias a position in the window.
     query_in = g.q_lora_rank or hidden
     query = g.heads * g.qk_dim
     down = hidden * (g.q_lora_rank + g.qk_dim)
@@ -95,8 +95,8 @@ def _recurrent(g: AttentionGroup, hidden: int) -> MixerParameters:
         # Gated DeltaNet, arXiv 2412.06464: q, k, v, output gate z, decay a, step b.
         width = 2 * keys + 2 * values + 2 * g.heads
     else:
-        # Kimi Delta Attention, arXiv 2510.26692, section 3: q, k, v, step b; the decay of every channel through a
-        # projection of rank head_dim, the output gate through one of `gate_rank` (full where 0).
+        # Kimi Delta Attention, arXiv 2510.26692, section 3: q, k, v, step b; the decay of every channel
+        # through a projection of rank head_dim, the output gate through one of `gate_rank` (full where 0).
         low = hidden * g.qk_dim + g.qk_dim * keys
         gate = g.gate_rank * (hidden + values) if g.gate_rank else hidden * values
         width = 2 * keys + values + g.heads + (0 if g.gate_rank else values)
@@ -126,7 +126,7 @@ def vision_parameters(v: VisionTower) -> int:
 
 
 def vision_flops(v: VisionTower) -> float:
-    """FLOPs of the tower for one nominal image of `image_patches` patches; attention over all patches, no mask.
+    """FLOPs of the tower for one nominal image of `image_patches` patches; every patch attends to all.
 
     2 N (params of a block) + 4 N^2 qkv for every block, plus the mergers on N / merge^2 tokens.
     """
@@ -174,7 +174,7 @@ class Parameters:
 
     @property
     def active(self) -> int:
-        """Decoder weights less the routed experts a token does not visit (embedding and LM head both counted)."""
+        """Decoder weights less the experts a token does not visit; embedding and LM head both counted."""
         return self.text - self.inactive_experts
 
     @property
@@ -184,8 +184,8 @@ class Parameters:
 
 
 def _hyper_connections(arch: Architecture) -> int:
-    # Manifold-constrained hyper-connections, arXiv 2512.24880: before attention and before the feed-forward, the n
-    # streams together project to n reads, n writes and an n x n mixing matrix.
+    # Manifold-constrained hyper-connections, arXiv 2512.24880: before attention and before the feed-forward,
+    # the n streams together project to n reads, n writes and an n x n mixing matrix.
     n = arch.residual_streams
     return 0 if n == 1 else arch.layers * 2 * (n * arch.hidden) * (n * n + 2 * n)
 
@@ -193,7 +193,7 @@ def _hyper_connections(arch: Architecture) -> int:
 def count_parameters(arch: Architecture) -> Parameters:
     """Weight elements of `arch`, part by part.
 
-    Norms are counted as two vectors a layer and one at the end; draft layers and rotary tables are not counted.
+    Norms are counted as two vectors a layer and one at the end; draft layers are not counted.
     """
     table = arch.vocab * arch.hidden
     width = arch.expert_hidden or arch.hidden

@@ -1,4 +1,4 @@
-"""Configs of common models as facts, in the keys of their config.json: what `conf/model/` packages beside a folder."""
+"""Numbers of common models, in the keys of their config.json, for `conf/model/`."""
 
 from __future__ import annotations
 

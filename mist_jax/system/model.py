@@ -1,4 +1,4 @@
-"""A transformer (or hybrid) architecture as numbers: layer counts by kind, so one program serves all models."""
+"""A transformer (or hybrid) as numbers: layer counts by kind, so that one program serves all models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_ATTENTION_GROUPS = 3
 class AttentionGroups:
     """Layers grouped by their token mixer; every leaf has shape [MAX_ATTENTION_GROUPS].
 
-    A group is softmax attention (full, sliding-window, sparse, latent) or a linear recurrence (`is_recurrent`).
+    A group is softmax attention (full, sliding-window, sparse, latent) or a recurrence (`is_recurrent`).
     `heads`, `kv_heads`, `qk_dim`, `v_dim` describe the attention core as prefill computes it (for MLA: the
     expanded multi-head form); `decode_*` describe it as decode computes it (for MLA: the absorbed multi-query
     form over the latent; otherwise the same numbers).
@@ -33,7 +33,8 @@ class AttentionGroups:
     #: cached elements per entry per layer, before sharding (GQA: kv_heads*(qk_dim+v_dim); MLA: lora+rope)
     kv_elements: Array
     kv_shards_max: Array  #: how many TP ranks the cache can be split over (GQA: kv_heads; MLA: 1)
-    window: Array  #: tokens a query attends to at most (inf: full; sparse attention: its top-k entries times compress)
+    #: tokens a query attends to at most (inf: full; sparse attention: its top-k entries times `compress`)
+    window: Array
     cache_window: Array  #: tokens kept in the cache at most (inf: all). Sparse attention keeps all.
     compress: Array  #: tokens represented by one cached entry (1 except for compressed attention)
     index_elements: Array  #: indexer key elements cached per entry per layer (0: none)
@@ -49,8 +50,8 @@ class AttentionGroups:
     is_recurrent: Array  #: 1.0 for gated-delta / Mamba / linear attention, else 0.0
     state_elements: Array  #: recurrent state elements per sequence per layer (float32 by default)
     state_flops: Array  #: FLOPs of the recurrence per token per layer (projections excluded)
-    #: newest tokens attended and cached uncompressed beside the compressed entries (0: none). Entries read by a query
-    #: with n past tokens: min(n, window) / compress + min(n, local_window).
+    #: newest tokens attended and cached uncompressed beside the compressed entries (0: none). Entries that a
+    #: query with n past tokens reads: min(n, window) / compress + min(n, local_window).
     local_window: Array = 0.0
 
 
@@ -73,8 +74,8 @@ class Model:
     expert_ffn: Array  #: intermediate size of one routed expert
     expert_hidden: Array  #: width the routed experts work in (= hidden, less for latent MoE)
     shared_ffn: Array  #: total intermediate size of shared experts (0: none)
-    #: elements not counted elsewhere, held by every rank: norms, biases, convolutions, latent projections, vision
-    #: tower. Routers (moe_layers * hidden * experts) are not among them.
+    #: elements not counted elsewhere, held by every rank: norms, biases, convolutions, latent projections,
+    #: vision tower. Routers (moe_layers * hidden * experts) are not among them.
     extra_params: Array
     tied_embeddings: Array  #: 1.0 if the LM head shares the embedding
     max_context: Array  #: tokens
@@ -86,7 +87,7 @@ class Model:
     activation_bytes: Array
     kv_bytes: Array
     state_bytes: Array
-    # index into hardware.COMPUTE_PRECISIONS of the multiply-accumulate (float for JAX's sake, cast where used)
+    # index into hardware.COMPUTE_PRECISIONS of the multiply-accumulate (a float; cast where used)
     attention_gemm_precision: Array
     ffn_precision: Array
     expert_precision: Array

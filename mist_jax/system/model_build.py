@@ -14,6 +14,7 @@ from mist_jax.io.architecture import (
     Architecture,
     AttentionGroup,
     CheckpointPrecision,
+    override_precision,
 )
 from mist_jax.io.parameters import count_parameters, mixer_parameters, vision_flops, vision_parameters
 from mist_jax.system.hardware import COMPUTE_PRECISIONS
@@ -37,10 +38,10 @@ _WIDTH = ("fp32", "bf16", "int8", "fp8", "fp4")
 def bytes_per_element(name: str, group_size: int | None = None) -> float:
     """Bytes of a stored weight, scales included.
 
-    fp8: 1 + 4/(128*128), a float32 scale a block (DeepSeek-V3, arXiv 2412.19437, section 3.3); int4: 0.5 + 2/group,
-    a 16-bit scale a group of 128 (AWQ, arXiv 2306.00978); mxfp4: 4.25 bits, an 8-bit scale per 32 (OCP Microscaling
-    Formats v1.0, section 5.2); nvfp4: 4.5 bits, an fp8 scale per 16 (NVIDIA, "Introducing NVFP4", 2025). int8 has
-    one scale an output channel, which is left out.
+    fp8: 1 + 4/(128*128), a float32 scale a block (DeepSeek-V3, arXiv 2412.19437, section 3.3); int4:
+    0.5 + 2/group, a 16-bit scale a group of 128 (AWQ, arXiv 2306.00978); mxfp4: 4.25 bits, an 8-bit scale
+    per 32 (OCP Microscaling Formats v1.0, section 5.2); nvfp4: 4.5 bits, an fp8 scale per 16 (NVIDIA,
+    "Introducing NVFP4", 2025). int8 has one scale an output channel, which is left out.
 
     Raises:
         ConfigError: unknown format.
@@ -70,15 +71,33 @@ def cache_bytes_per_element(name: str) -> float:
 def compute_index(weights: str, activations: str | None = None) -> int:
     """Index into `COMPUTE_PRECISIONS` of a product of weights and activations of these formats.
 
-    Weight-only formats are widened to the activations' format ahead of the product: int4 computes in bf16 unless
-    activations are named, fp8 and int8 in their own, mxfp4 and nvfp4 in fp4. What a chip does that lacks the
-    unit is the hardware's matter, not the model's.
+    The narrower of the two is widened ahead of the product: int4 weights compute in bf16 unless activations
+    are named, fp8 and int8 in their own unit, mxfp4 and nvfp4 in fp4. What a chip does that lacks the unit is
+    the hardware's matter, not the model's.
     """
     weight_unit = "fp4" if weights == "int4" else _COMPUTE[weights]
     if activations is None:
         activations = "bf16" if weights == "int4" else weights
     unit = min(weight_unit, _COMPUTE.get(activations, "fp4"), key=_WIDTH.index)
     return COMPUTE_PRECISIONS.index(unit)
+
+
+def resolve_precision(checkpoint: CheckpointPrecision, spec: Any) -> CheckpointPrecision:
+    """The checkpoint's formats with those of a `precision:` section put in (attributes; None keeps).
+
+    Raises:
+        ConfigError: unknown format.
+    """
+    out = override_precision(
+        checkpoint,
+        weights=spec.weights,
+        experts=spec.experts,
+        attention=spec.attention,
+        activations=spec.activations,
+        kv=spec.kv,
+    )
+    group = getattr(spec, "group_size", None)
+    return out if group is None else dataclasses.replace(out, group_size=int(group))
 
 
 def _cached_elements(g: AttentionGroup, kv: str) -> float:
@@ -88,8 +107,8 @@ def _cached_elements(g: AttentionGroup, kv: str) -> float:
         return g.kv_heads * (g.qk_dim + g.v_dim)
     latent = g.kv_lora_rank if g.kind == "mla" else g.qk_dim - g.rope_dim
     if kv == "fp8" and (g.sparse_top_k or g.kind == "compressed"):
-        # Sparse-attention caches keep the rotary part in bf16 and a scale a block beside fp8: 512 + 4*4 + 2*64 = 656
-        # bytes for DeepSeek-V3.2 (FlashMLA README, "FP8 KV cache"), in units of one byte; V4: one byte per 64.
+        # Sparse-attention caches keep the rotary part in bf16 and a scale a block beside fp8, here in units
+        # of a byte: 512 + 4*4 + 2*64 = 656 for DeepSeek-V3.2 (FlashMLA README, "FP8 KV cache"); V4: 1 per 64.
         scales = 4 * (latent / 128) if g.kind == "mla" else latent / 64
         return latent + scales + 2 * g.rope_dim
     return latent + g.rope_dim
@@ -98,9 +117,9 @@ def _cached_elements(g: AttentionGroup, kv: str) -> float:
 def _state(g: AttentionGroup) -> tuple[float, float]:
     """Recurrent state elements per sequence, and FLOPs per token, of one layer.
 
-    Delta rules (arXiv 2412.06464, eq. 10) per state element: decay 1, read by the key 2, rank-one update 2, read by
-    the query 2. Mamba-2 (arXiv 2405.21060): decay 1, update 2, read 2. Mamba (arXiv 2312.00752): those, and
-    discretizing A and B for every element, 4. The convolution's last inputs are counted in the state.
+    Per state element, delta rules (arXiv 2412.06464, eq. 10): decay 1, read by the key 2, rank-one update 2,
+    read by the query 2; Mamba-2 (arXiv 2405.21060): decay 1, update 2, read 2; Mamba (arXiv 2312.00752): the
+    same and 4 for discretizing A and B. The convolution's last inputs count as state.
     """
     if g.kind not in RECURRENT_KINDS:
         return 0.0, 0.0
@@ -132,7 +151,7 @@ def _group(g: AttentionGroup, hidden: int, kv: str) -> dict[str, float]:
         "kv_heads": g.kv_heads,
         "qk_dim": g.qk_dim,
         "v_dim": g.v_dim,
-        # Absorbed MLA (arXiv 2405.04434, section 2.1.2): all heads share one key of rank + rope and one value of rank.
+        # Absorbed MLA (arXiv 2405.04434, 2.1.2): all heads share a key of rank + rope, a value of rank
         "decode_kv_heads": 1 if latent else g.kv_heads,
         "decode_qk_dim": g.kv_lora_rank + g.rope_dim if mla else g.qk_dim,
         "decode_v_dim": g.kv_lora_rank if mla else g.v_dim,
@@ -182,8 +201,8 @@ def build_model(arch: Architecture, precision: CheckpointPrecision | None = None
     Returns:
         `Model` with float64 NumPy leaves; those of `attention` have shape [MAX_ATTENTION_GROUPS].
 
-    Not modelled: chunked attention's reset at chunk borders, KV sharing between layers, draft layers' weights,
-    exemption of single layers from quantization.
+    Not modelled: chunked attention's reset at chunk borders, KV sharing between layers, draft layers'
+    weights, single layers exempt from quantization.
     """
     prec = precision or CheckpointPrecision()
     columns = [_group(g, arch.hidden, prec.kv) for g in arch.attention]
@@ -227,7 +246,7 @@ def build_model(arch: Architecture, precision: CheckpointPrecision | None = None
         "attention_core_precision": COMPUTE_PRECISIONS.index(core),
         "vision_flops_per_image": vision_flops(vision) if vision else 0.0,
         "draft_layers": arch.draft_layers,
-        # DeepSeek's indexer keeps fp8 keys with a float32 scale each; block-sparse index keys share the cache's type.
+        # DeepSeek's indexer keeps fp8 keys, a float32 scale each; block-sparse keys share the cache's type.
         "index_bytes": cache_bytes_per_element(prec.kv) if block_sparse else 1.0 + 4.0 / 128.0,
         "latent_params": counts.latent,
         "vision_params": vision_parameters(vision) if vision else 0.0,
@@ -238,9 +257,8 @@ def build_model(arch: Architecture, precision: CheckpointPrecision | None = None
 
 
 def _minimum(a: Array, b: Array) -> Array:
-    if isinstance(a, (int, float, np.generic, np.ndarray)) and isinstance(
-        b, (int, float, np.generic, np.ndarray)
-    ):
+    plain = (int, float, np.generic, np.ndarray)
+    if all(isinstance(x, plain) for x in (a, b)):
         return np.minimum(a, b)
     import jax.numpy as jnp
 
@@ -248,7 +266,7 @@ def _minimum(a: Array, b: Array) -> Array:
 
 
 def weight_bytes(model: Model) -> Array:
-    """Bytes of one replica's weights, not sharded: every class of elements times its bytes per element (scalar).
+    """Bytes of one replica's weights, not sharded: each class of elements times its bytes per element.
 
     Draft layers are not included.
     """
@@ -266,31 +284,30 @@ def weight_bytes(model: Model) -> Array:
     )
 
 
+def _cached_bytes(model: Model, entries: Array, recent: Array) -> Array:
+    att = model.attention
+    values = (entries + recent) * att.kv_elements * model.kv_bytes
+    return values + entries * att.index_elements * model.index_bytes
+
+
 def kv_bytes(model: Model, context: Array) -> Array:
     """Bytes of the cache of one sequence of `context` tokens, not sharded: shape of `context`.
 
-    sum over groups of layers * (min(n, cache_window) / compress * (kv + index) + min(n, local_window) * kv) + state;
-    recurrent state does not depend on n.
+    sum over groups of layers * (min(n, cache_window) / compress * (kv + index) + min(n, local_window) * kv +
+    state); the recurrent state does not depend on n.
     """
     att = model.attention
     tokens = context[..., None] if getattr(context, "ndim", 0) else context
     entries = _minimum(tokens, att.cache_window) / att.compress
-    recent = _minimum(tokens, att.local_window)
-    cached = (
-        entries + recent
-    ) * att.kv_elements * model.kv_bytes + entries * att.index_elements * model.index_bytes
+    cached = _cached_bytes(model, entries, _minimum(tokens, att.local_window))
     return (att.layers * (cached + att.state_elements * model.state_bytes)).sum(-1)
 
 
 def kv_bytes_per_token(model: Model) -> Array:
-    """Bytes that one more token adds while no window is full, compressed copies aside: the slope of `kv_bytes` at 0.
+    """Bytes that one more token adds while no window is full: the slope of `kv_bytes` at 0.
 
     Layers of compressed attention add a token to their local window and 1/compress of an entry.
     """
     att = model.attention
-    entries = 1.0 / att.compress
-    recent = (att.local_window > 0) * 1.0
-    cached = (
-        entries + recent
-    ) * att.kv_elements * model.kv_bytes + entries * att.index_elements * model.index_bytes
+    cached = _cached_bytes(model, 1.0 / att.compress, (att.local_window > 0) * 1.0)
     return (att.layers * cached).sum(-1)
