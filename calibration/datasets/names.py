@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -12,8 +13,8 @@ class ModelName:
     """A model's key in conf/model, the stem of its config.json (None: not at hand), and its shape in short.
 
     `heads` is the number of query heads (0 unknown), `moe` whether it has routed experts, `draft` whether the
-    checkpoint ships multi-token-prediction layers, `native` the precision of the published expert weights where
-    every deployment uses it.
+    checkpoint ships multi-token-prediction layers, `native` the precision of the published expert weights
+    where every deployment uses it.
     """
 
     key: str
@@ -71,16 +72,18 @@ _MODELS = (
     ModelName("glm_5", "zai-org--GLM-5", 64, True, True),
     ModelName("glm_5_1", "zai-org--GLM-5.1", 64, True, True),
     ModelName("glm_5_2", "zai-org--GLM-5.2", 64, True, True),
-    ModelName("gemma4_26b_a4b", "google--gemma-4-26B-A4B", 16, True),
+    ModelName("gemma_4_26b_a4b", "google--gemma-4-26B-A4B", 16, True),
     ModelName("gemma3_12b", None, 16),
     ModelName("gemma3_27b", None, 32),
+    ModelName("nemotron_nano_9b", None, 40),
+    ModelName("nemotron_nano_12b", None, 40),
     ModelName("mimo_7b", "XiaomiMiMo--MiMo-7B-Base", 32, False, True),
     ModelName("mimo_v2_flash", "XiaomiMiMo--MiMo-V2-Flash", 64, True),
     ModelName("step_3_7_flash", "stepfun-ai--Step-3.7-Flash", 64, True, True),
 )
 MODELS = {m.key: m for m in _MODELS}
 
-#: bare names (publisher, quantization and tuning suffixes removed, letters and digits only) that differ from the key
+#: bare names (no publisher, quantization or tuning suffix; letters and digits) that differ from the key
 _MODEL_ALIASES = {
     "deepseekr10528": "deepseek_r1",
     "dsr1": "deepseek_r1",
@@ -114,6 +117,12 @@ _MODEL_ALIASES = {
     "kimik25": "kimi_k2_5",
     "kimik2thinking": "kimi_k2",
     "glm5": "glm_5",
+    "gemma312bit": "gemma3_12b",
+    "gemma327bit": "gemma3_27b",
+    "nvidianemotronnano9b": "nemotron_nano_9b",
+    "nvidianemotronnano12b": "nemotron_nano_12b",
+    "bloom176b": "bloom_176b",
+    "bloom": "bloom_176b",
 }
 _NOISE = re.compile(
     r"(nvfp4|mxfp4|fp8|fp4|bf16|int4|int8|awq|gptq|w4a16|fp8block|fp8staticpertensor|instruct|chat|base|hf|v2|v01|"
@@ -175,12 +184,14 @@ def _bare(text: str) -> str:
 def _model_index() -> dict[str, str]:
     index = {_bare(m.key): m.key for m in _MODELS}
     index |= {_bare(m.file.split("--")[-1]): m.key for m in _MODELS if m.file}
+    packaged = Path(__file__).resolve().parents[2] / "conf" / "model"
+    index = {_bare(p.stem): p.stem for p in sorted(packaged.glob("*.yaml"))} | index
     return index | _MODEL_ALIASES
 
 
 @cache
 def model_key(name: str) -> str | None:
-    """Key in conf/model of a repository or display name (`nvidia/DeepSeek-R1-0528-NVFP4-v2`); None if unknown."""
+    """Key in conf/model of a name such as `nvidia/DeepSeek-R1-0528-NVFP4-v2`; None if unknown."""
     text = _bare(str(name).replace("--", "/").split("/")[-1].removeprefix("Meta-"))
     index = _model_index()
     while text:
@@ -201,6 +212,15 @@ def system_key(name: str) -> str | None:
         if text == _bare(system):
             return system
     return _SYSTEM_ALIASES.get(text)
+
+
+def has_architecture(model: str) -> bool:
+    """Whether conf/model describes the model, or its config.json is among the public data."""
+    root = Path(__file__).resolve().parents[2]
+    if (root / "conf" / "model" / f"{model}.yaml").exists():
+        return True
+    known = MODELS.get(model)
+    return bool(known and known.file)
 
 
 def snake(name: str) -> str:

@@ -1,17 +1,17 @@
 """Published launch recipes of the InferenceX runs: what the lossy dumps no longer say about a deployment.
 
-The 2026-03-25 and 2026-04-06 dumps dropped attention DP, worker counts and the speculative-decoding flag of the
-disaggregated runs. The launch configurations are public and hold no measurement: SemiAnalysisAI/InferenceX,
-`.github/configs/nvidia-master.yaml` (Apache-2.0; state of late April 2026). Pools are written
-`<workers>x<kind><gpus>` with kind
+The 2026-03-25 and 2026-04-06 dumps dropped attention DP, worker counts and the flag of speculative decoding
+of the disaggregated runs. The launch configurations are public and hold no measurement:
+SemiAnalysisAI/InferenceX, `.github/configs/nvidia-master.yaml` (Apache-2.0; state of late April 2026).
+Pools are written `<workers>x<kind><gpus>` with kind
     T  tensor parallel, experts tensor parallel     (tp = gpus, ep = 1)
     E  tensor parallel attention, expert parallel   (tp = gpus, ep = gpus)
     D  attention data parallel, expert parallel     (dp = gpus, ep = gpus)
     N  attention data parallel, experts in tensor   (dp = gpus, moe_tp = gpus)
 Speculative decoding is the number of drafted tokens per step (0 none, `m` = on, depth not named).
-The H200 TensorRT-LLM dumps multiply the recipe's concurrency by its decode workers: both are listed. Lines with
-osl 8192 and a few older ones come from the rows of the 2026-04-27 dump, which kept the layout.
 `batch` is the decode engine's maximal batch per attention-DP rank where the recipe's name states it (0: not).
+The H200 TensorRT-LLM dumps multiply the recipe's concurrency by its decode workers: both are listed. Lines
+with osl 8192 and a few older ones come from the rows of the 2026-04-27 dump, which kept the layout.
 """
 
 from __future__ import annotations

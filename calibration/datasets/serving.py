@@ -1,4 +1,4 @@
-"""The closed-loop serving measurements as one canonical table; no row is dropped, each has a status and a reason."""
+"""The closed-loop serving measurements as one canonical table: no row is dropped, each has a status."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import math
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from calibration.datasets import serving_cleaning as cleaning
 from calibration.datasets.names import MODELS
 from calibration.datasets.recipes import Pool, Recipe
 
+#: TPOT with speculative decoding / without, below which two measurements of a set-up differ by it, not by
+#: noise: measured pairs have 0.44-0.84, reruns 0.9-1.1 (DATA.md)
+_MTP_GAP = 0.88
 POOL_FIELDS = ("replicas", "tp", "pp", "dp", "moe_tp", "ep", "gpus")
 DEPLOYMENT_FIELDS = (
     "mode",
@@ -51,10 +53,11 @@ def read_serving(path: str | Path | None = None) -> pd.DataFrame:
         prefill_*, decode_* for replicas, tp, pp, dp, moe_tp, ep, gpus (gpus of all workers of the pool; an
         aggregated row has the same pool in both), n_gpus,
         layout_source (row | recipe | ambiguous | assumed | total), max_batch (decode engine's limit per
-        attention-DP rank as launched, nan if not stated), decode_batch (concurrency per attention-DP rank of a
-        decode worker),
-        mtp (probability of speculative decoding, known without measuring), mtp_depth (drafted tokens per step,
-        nan unknown), mtp_fit (as mtp, but 0 or 1 where the measurements of a pair tell),
+        attention-DP rank as launched, nan if not stated), decode_batch (concurrency per attention-DP rank of
+        a decode worker),
+        mtp (probability of speculative decoding, known without measuring), mtp_depth (drafted tokens per
+        step, nan unknown), mtp_fit (as mtp, but 0 or 1 where the measurements of a pair tell),
+        suspect ('' or why a measurement should not be fitted although it can be predicted),
         ttft_ms, tpot_ms (nan if absent),
         deployment (all concurrencies of one set-up), measurement_id (equal for one measurement under several
         labels), weight (1 / rows of that measurement).
@@ -144,9 +147,25 @@ def canonical_row(row: dict) -> dict:
     ttft, tpot = cleaning.number(row.get("silicon_ttft_ms")), cleaning.number(row.get("silicon_tpot_ms"))
     out["ttft_ms"] = ttft if ttft > 0 else math.nan
     out["tpot_ms"] = tpot if tpot > 0 else math.nan
+    out["suspect"] = _suspect(out)
     out["status"] = "refused" if notes.refusals else "repaired" if notes.repairs else "ok"
     out["reason"] = "; ".join(dict.fromkeys(notes.refusals + notes.repairs))
     return out
+
+
+def _suspect(row: dict) -> str:
+    """Series that contradict themselves, named by what they have in common (DATA.md, "suspect")."""
+    if (
+        row["model"] == "qwen3_32b"
+        and row["system"] == "gb200"
+        and row["date"] in ("2026-03-22", "2026-03-23")
+    ):
+        return "TPOT rises and falls with concurrency"
+    if row["engine"] == "sglang" and row["date"] == "2025-11-10" and row["system"] == "b200_sxm":
+        return "TTFT holds seconds of start-up work"
+    if row["dump"] == "gap-analysis" and row["model"] == "deepseek_r1" and row["system"] == "b200_sxm":
+        return "TPOT of 90 ms whatever the load"
+    return ""
 
 
 def _blank(value: object) -> bool:
@@ -213,7 +232,7 @@ def _disaggregated(
         return out
     if math.isnan(total):
         gpus = (cleaning.number(row.get("prefill_tp_size")), cleaning.number(row.get("decode_tp_size")))
-        whole = gpus[0] == gpus[1] and gpus[0] > 16 or gpus == (1, 1) and system == "gb200"
+        whole = (gpus[0] == gpus[1] and gpus[0] > 16) or (gpus == (1, 1) and model == "deepseek_r1")
         if whole:  # the older dump wrote the sum of both pools into each, or 1
             gpus = (gpus[0], math.nan) if gpus[0] > 16 else (math.nan, math.nan)
     else:
@@ -271,9 +290,9 @@ def _plain_recipe(gpus: tuple[float, float], concurrency: float) -> Recipe:
 
 
 def _measurement_ids(frame: pd.DataFrame) -> pd.Series:
-    """Equal (TTFT, TPOT) to 6 digits of one system and lengths = one measurement; without it each row is its own.
+    """Equal (TTFT, TPOT) of one system and lengths = one measurement; a row without them is its own.
 
-    The dumps round differently (2026-03-25 and 04-06 to 6 decimals), hence the 6 significant digits.
+    The dumps round differently (2026-03-25 and 04-06 to 6 decimals), hence 6 significant digits.
     """
     has = frame.ttft_ms.notna() & frame.tpot_ms.notna()
     key = [
@@ -286,7 +305,7 @@ def _measurement_ids(frame: pd.DataFrame) -> pd.Series:
 
 
 def _inherit_layouts(frame: pd.DataFrame) -> None:
-    """A lossy row that repeats the measurement of a complete row gets that row's layout (and no speculation)."""
+    """A lossy row that repeats the measurement of a complete row gets that row's layout."""
     columns = [f"{p}_{f}" for p in ("prefill", "decode") for f in POOL_FIELDS]
     columns += ["n_gpus", "decode_batch", "layout_source", "mode", "max_batch"]
     whole = frame[frame.dump.str.startswith("db-dump") & frame.ttft_ms.notna()].drop_duplicates(
@@ -303,33 +322,26 @@ def _inherit_layouts(frame: pd.DataFrame) -> None:
 
 
 def _observed_mtp(frame: pd.DataFrame) -> pd.Series:
-    """`mtp`, settled by measurements: a twin without speculation elsewhere, or the slower of a pair is without."""
+    """`mtp`, settled by measurement: a row that repeats one without speculation is without; a row with a
+    counterpart known to be without is with it if its TPOT is under 0.88 of the counterpart's (the gap between
+    the two modes of the measured pairs, see DATA.md).
+    """
     mtp = frame.mtp.copy()
     if "layout_seen" in frame:
         mtp[frame.layout_seen] = 0.0
         frame.drop(columns="layout_seen", inplace=True)
-    open_rows = frame.index[(mtp > 0) & (mtp < 1) & frame.tpot_ms.notna()]
-    keys = [
-        "model",
-        "system",
-        "engine",
-        "expert_precision",
-        "isl",
-        "osl",
-        "concurrency",
-        "decode_gpus",
-        "prefill_tp",
-    ]
-    settled = frame[mtp.isin([0.0, 1.0]) & frame.tpot_ms.notna()]
-    for row in open_rows:
-        here = frame.loc[row]
-        alike = np.ones(len(settled), bool)
-        for key in keys[:7]:
-            alike &= (settled[key] == here[key]).to_numpy()
-        alike &= (settled.n_gpus == here.n_gpus).to_numpy() & (settled["mode"] == here["mode"]).to_numpy()
-        off = settled.tpot_ms[alike & (mtp[settled.index] == 0).to_numpy()]
-        if len(off):
-            mtp[row] = float(here.tpot_ms < 0.88 * off.median())
+    keys = ["mode", "model", "system", "engine", "expert_precision", "isl", "osl", "concurrency", "n_gpus"]
+    distinct = frame.tpot_ms.notna() & ~frame.duplicated("measurement_id")
+    for _, group in frame[frame.tpot_ms.notna()].groupby(keys):
+        chance = mtp[group.index]
+        unsettled = group.index[(chance > 0) & (chance < 1)]
+        if not len(unsettled):
+            continue
+        without = group.tpot_ms[chance == 0]
+        reference = without.median() if len(without) else group.tpot_ms[distinct[group.index]].max()
+        fast = group.tpot_ms[unsettled] < _MTP_GAP * reference
+        if len(without) or fast.any():
+            mtp[unsettled] = fast.astype(float)
     return mtp
 
 

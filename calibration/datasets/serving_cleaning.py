@@ -115,9 +115,9 @@ def precisions(model: str, label: str, gemm: str, moe: str, notes: Notes) -> tup
 def aggregated_mtp(model: str, engine: str, system: str, label: str, row: dict, source: dict) -> float:
     """Probability that an aggregated row ran with speculative decoding, from what is known before measuring.
 
-    Launch recipes (see recipes.py) plus dates: the 2026-04-27 dump holds only runs without; TensorRT-LLM images
-    1.2.0rc6.post3, and 1.1.0rc2.post2 from 2026-01 on, were launched with it; where both were run on one image,
-    each is as likely as the other.
+    Launch recipes (see recipes.py) plus dates: the 2026-04-27 dump holds only runs without; TensorRT-LLM
+    images 1.2.0rc6.post3, and 1.1.0rc2.post2 from 2026-01 on, were launched with it; where both were run on
+    one image, each is as likely as the other.
     """
     dump, image, date = source["dump"], source["image"], source["date"]
     known = MODELS.get(model)
@@ -233,9 +233,9 @@ def nearest_recipe(
     prefill: float,
     decode: float,
 ) -> Recipe | None:
-    """The launch of the nearest relatives: same GPUs per worker, then closest lengths, precision, concurrency.
+    """The launch of the nearest relative: same GPUs a worker, then closest lengths, precision, concurrency.
 
-    `decode` may be nan, when `prefill` is the total of both pools.
+    `decode` may be nan, when `prefill` is the total of both pools; with both nan every launch is a candidate.
     """
     best, best_distance = None, math.inf
     for (m, s, e, p, i, o, c), launches in recipes().items():
@@ -243,7 +243,7 @@ def nearest_recipe(
             continue
         for r in launches:
             if math.isnan(decode):
-                fits = r.prefill.gpus + r.decode.gpus == prefill
+                fits = math.isnan(prefill) or r.prefill.gpus + r.decode.gpus == prefill
             else:
                 fits = r.prefill.tp * r.prefill.dp == prefill and r.decode.tp * r.decode.dp == decode
             if not fits or r.speculative != 0:
