@@ -1,4 +1,4 @@
-"""Time of collectives over one kind of link: all-reduce, all-gather, reduce-scatter, all-to-all, point to point."""
+"""Time of collectives over one kind of link: all-reduce, gather, scatter, all-to-all, point to point."""
 
 from __future__ import annotations
 
@@ -20,18 +20,27 @@ class CollectiveCoefficients:
     launch_s: Array  #: s, floor of the kernel and of the first synchronization
     rank_s: Array  #: s per further rank (a flag to wait for, a step of the ring)
     hops: Array  #: link latencies on the critical path
-    half_bytes: Array  #: message share per rank at which protocol overhead equals transfer
+    half_bytes: Array  #: bytes per link at which the ramp of the protocols costs as much as the transfer
+    sharing: (
+        Array  #: ranks share links (PCIe behind one host bridge): rate ~ (2/n)^sharing; 0 behind a switch
+    )
 
 
 def _transfer(
     coef: CollectiveCoefficients, share: Array, ranks: Array, bandwidth: Array, latency: Array
 ) -> Array:
-    """Seconds to move `share` bytes over each rank's link, with the latency of `ranks` taking part."""
+    """Seconds to move `share` bytes over each rank's link while `ranks` take part.
+
+    launch + rank_s (n-1) + hops latency + (x + sqrt(x x_half)) / (BW e (2/n)^sharing). The root is the ramp
+    between the low-latency and the bandwidth protocol, and the pipeline that fills with the message.
+    """
     floor = coef.launch_s + coef.rank_s * (ranks - 1.0) + coef.hops * latency
+    active = (ranks > 1.0) & (share > 0)
+    crowd = jnp.where(active, ranks, 2.0) / 2.0
     rate = bandwidth * coef.bandwidth_efficiency
-    # sqrt(share * half) / rate: pipelining hides a share of the latency that grows with the message
-    safe = jnp.where(share > 0, share, 1.0)
-    return when((ranks > 1.0) & (share > 0), floor + (safe + jnp.sqrt(safe * coef.half_bytes)) / rate)
+    safe = jnp.where(active, share, 1.0)  # the root has an infinite slope at 0
+    ramp = safe + jnp.sqrt(safe * coef.half_bytes)
+    return when(active, floor + ramp * jnp.exp(coef.sharing * jnp.log(crowd)) / rate)
 
 
 def all_reduce_time(
@@ -69,7 +78,7 @@ def reduce_scatter_time(
 def all_to_all_time(
     coef: CollectiveCoefficients, nbytes: Array, ranks: Array, bandwidth: Array, latency: Array
 ) -> Array:
-    """Seconds of an all-to-all in which each rank sends `nbytes` in all, 1/n to itself: floor + (n-1)/n S / (BW e)."""
+    """Seconds of an all-to-all of `nbytes` per rank, 1/n of it to itself: floor + (n-1)/n S / (BW e)."""
     return _transfer(coef, (ranks - 1.0) / ranks * nbytes, ranks, bandwidth, latency)
 
 

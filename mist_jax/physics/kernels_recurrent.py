@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from mist_jax.physics.kernels_roofline import BF16, at_precision, overlap, when
+from mist_jax.physics.kernels_roofline import BF16, at_precision, from_cache, overlap, when
 from mist_jax.pytree import pytree
 from mist_jax.system.hardware import Hardware
 
@@ -24,10 +24,15 @@ class RecurrentCoefficients:
     prefill_compute_efficiency: Array  #: share of the bf16 peak
     prefill_memory_efficiency: Array  #: share of the memory bandwidth
     prefill_launch_s: Array  #: s, floor of all kernels of one layer together
-    prefill_serialization: Array
-    chunk_s: Array  #: s per chunk of one sequence: the state is passed from chunk to chunk
+    prefill_serialization: Array  #: 0 = compute and memory overlap fully, 1 = not at all
+    chunk_s: Array  #: s per chunk of one chain: the state is passed from chunk to chunk
+    wave_serialization: Array  #: roundness of the step from one wave of chains to more
+    sequence_s: Array  #: s per sequence (set-up, state read and write)
     decode_memory_efficiency: Array  #: share of the memory bandwidth when states are read and written
     decode_launch_s: Array  #: s, floor of all kernels of one layer together
+    cache_speedup: (
+        Array  #: rate of the cache over that of the memory, for operands left there by the call before
+    )
 
 
 def recurrent_time(
@@ -41,16 +46,19 @@ def recurrent_time(
     v_dim: Array,
     activation_bytes: Array = 2.0,
     state_bytes: Array = 4.0,
+    warm: Array = 0.0,
 ) -> Array:
-    """Seconds of a chunk-wise recurrence over `tokens` new tokens of `sequences` sequences, per layer (prefill).
+    """Seconds of a chunk-wise recurrence over `tokens` tokens of `sequences` sequences, per layer (prefill).
 
-    launch + chunk_s * tokens / sequences / 64 + overlap(FLOPs / (peak e_c), bytes / (BW e_m)), with FLOPs per
-    token and value head 2 (3 d_k d_v + 2 C (d_k + d_v) / 2) for chunks of C tokens.
+    launch + overlap(FLOPs / (peak e_c), bytes / (BW e_m)) + chunks of a chain x chunk_s x waves. FLOPs per token
+    and value head: 2 (3 d_k d_v + C (d_k + d_v)) for chunks of C = 64 tokens. Chains (sequences x heads) run
+    side by side, one a unit: waves = overlap(1, chains / units).
 
     Args:
         tokens, sequences: in all; the length of each is tokens / sequences.
         v_heads, k_heads, k_dim, v_dim: of this chip.
         activation_bytes, state_bytes: per element.
+        warm: 1 where operands are still cached from the call before (microbenchmarks), 0 in a model.
 
     Not modelled: input and output projections (dense products), norm and gate (element-wise).
     """
@@ -62,8 +70,10 @@ def recurrent_time(
     traffic = tokens * (3.0 * width + v_heads * v_dim) * activation_bytes
     traffic = traffic + 2.0 * sequences * v_heads * k_dim * v_dim * state_bytes
     memory = traffic / (hw.memory_bandwidth * coef.prefill_memory_efficiency)
+    memory = memory * from_cache(hw, traffic, coef.cache_speedup, warm)
     length = tokens / jnp.where(sequences > 0, sequences, 1.0)
-    time = coef.prefill_launch_s + coef.chunk_s * length / CHUNK
+    waves = overlap(1.0, sequences * v_heads / hw.units, coef.wave_serialization)
+    time = coef.prefill_launch_s + coef.chunk_s * length / CHUNK * waves + coef.sequence_s * sequences
     return when(tokens > 0, time + overlap(compute, memory, coef.prefill_serialization))
 
 
@@ -77,14 +87,17 @@ def recurrent_decode_time(
     v_dim: Array,
     activation_bytes: Array = 2.0,
     state_bytes: Array = 4.0,
+    warm: Array = 0.0,
 ) -> Array:
-    """Seconds of one recurrent step of each sequence, per layer: launch + (state read and written) / (BW e_m).
+    """Seconds of one recurrent step of each sequence, per layer: launch + state read and written / (BW e_m).
 
     Arguments as in `recurrent_time`.
     """
     width = 2.0 * k_heads * k_dim + v_heads * v_dim
     traffic = 2.0 * v_heads * k_dim * v_dim * state_bytes + (3.0 * width + v_heads * v_dim) * activation_bytes
-    memory = sequences * traffic / (hw.memory_bandwidth * coef.decode_memory_efficiency)
+    traffic = sequences * traffic
+    memory = traffic / (hw.memory_bandwidth * coef.decode_memory_efficiency)
+    memory = memory * from_cache(hw, traffic, coef.cache_speedup, warm)
     return when(sequences > 0, coef.decode_launch_s + memory)
 
 

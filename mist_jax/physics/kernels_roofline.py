@@ -1,4 +1,4 @@
-"""What all kernel models share: the rate of a chip at a precision, and how compute and memory time overlap."""
+"""What all kernel models share: a chip's rate at a precision, cache hits, how compute and memory overlap."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ def at_precision(values: Array, index: Array) -> Array:
     A chain of selects instead of a gather: it vectorizes on CPUs and its gradient is dense.
 
     Args:
-        values: [..., len(COMPUTE_PRECISIONS)].
+        values: [..., len(COMPUTE_PRECISIONS)], or a scalar that was picked before (see `physics.resolve`).
         index: position in COMPUTE_PRECISIONS (a float is fine), broadcastable.
     """
     values = jnp.asarray(values)
+    if values.ndim == 0:
+        return values
     out = values[..., 0]
     for position in range(1, len(COMPUTE_PRECISIONS)):
         out = jnp.where(jnp.asarray(index) == position, values[..., position], out)
@@ -61,6 +63,29 @@ def overlap(first: Array, second: Array, serialization: Array) -> Array:
     # sqrt has an infinite slope at 0: sanitize its input
     root = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
     return 0.5 * (first + second + root)
+
+
+#: Share of the last-level cache that one kernel's operands may fill before they evict each other. Assumption:
+#: hashed slices and other traffic leave less than the nominal capacity.
+CACHE_SHARE = 0.7
+
+
+def from_cache(hw: Hardware, nbytes: Array, speedup: Array, warm: Array) -> Array:
+    """Factor on the time to read `nbytes` that the call before has left in the cache: 1 - w h (1 - 1/s).
+
+    h = 1 / (1 + (nbytes / (0.7 C))^4) is the hit share: nearly 1 below the capacity C, nearly 0 above, as a
+    cyclic sweep through a least-recently-used cache.
+
+    Args:
+        nbytes: bytes read.
+        speedup: s >= 1, rate of the cache over that of the memory for this kernel.
+        warm: w, 1 = the operands are the same as in the call before (microbenchmarks), 0 = they are cold (one
+            pass through the layers of a model touches far more than any cache holds).
+    """
+    has_cache = hw.cache_capacity > 0
+    capacity = jnp.where(has_cache, hw.cache_capacity, 1.0)
+    hits = jnp.where(has_cache, 1.0 / (1.0 + (nbytes / (CACHE_SHARE * capacity)) ** 4), 0.0)
+    return 1.0 - warm * hits * (1.0 - 1.0 / speedup)
 
 
 def when(active: Array, time: Array) -> Array:
