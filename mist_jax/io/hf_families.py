@@ -250,8 +250,8 @@ def _mamba2(k: Keys, layers: int, hidden: int) -> AttentionGroup:
         kind="mamba2",
         layers=layers,
         heads=heads,
-        kv_heads=k.get("n_groups", "mamba_n_groups", default=1),
-        qk_dim=k.need("ssm_state_size", "mamba_d_state", "state_size"),
+        kv_heads=k.get("n_groups", "mamba_n_groups", "mamba_num_groups", default=1),
+        qk_dim=k.need("ssm_state_size", "mamba_d_state", "mamba_state_dim", "state_size"),
         v_dim=k.get("mamba_head_dim", "mamba_d_head", "head_dim", default=inner // heads),
         conv_kernel=k.get("conv_kernel", "mamba_d_conv", default=4),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -201,8 +202,11 @@ def _vision(top: Keys, hidden: int) -> VisionTower | None:
     width = v.need("hidden_size", "vt_hidden_size")
     patch = v.need("patch_size")
     merge = v.get("spatial_merge_size", "pooling_kernel_size", default=(v.get("merge_kernel_size") or [2])[0])
-    gemma = "gemma" in v.model_type
-    fixed = top.get("vision_soft_tokens_per_image")
+    # Gemma pools patches and projects once; the others put merge x merge patches through a network of their own.
+    pooled = "gemma" in v.model_type or top.get("mm_tokens_per_image") is not None
+    fixed = top.get("vision_soft_tokens_per_image", "mm_tokens_per_image")
+    if top.get("mm_tokens_per_image") is not None:
+        merge = round(v.need("image_size") / patch / math.sqrt(fixed))
     return VisionTower(
         layers=v.need("depth", "num_hidden_layers", "vt_num_hidden_layers"),
         hidden=width,
@@ -212,12 +216,11 @@ def _vision(top: Keys, hidden: int) -> VisionTower | None:
         merge=merge,
         out_hidden=hidden,
         qkv_hidden=v.get("qkv_hidden_size", default=0),
-        ffn_matrices=3 if gemma else 2,
+        ffn_matrices=3 if "gemma" in v.model_type else 2,
         patch_elements=v.get("in_channels", default=3) * v.get("temporal_patch_size", default=1) * patch**2,
         positions=v.get("num_position_embeddings", "position_embedding_size")
         or v.get("init_pos_emb_height", default=0) * v.get("init_pos_emb_width", default=0),
-        # Gemma pools patches and projects once; the others concatenate merge x merge patches into a network.
-        mergers=0 if gemma else 1 + len(v.get("deepstack_visual_indexes", default=())),
+        mergers=0 if pooled else 1 + len(v.get("deepstack_visual_indexes", default=())),
         image_patches=fixed * merge**2 if fixed else (1024 // (patch * merge) * merge) ** 2,
     )
 

@@ -31,10 +31,11 @@ def _softmax(g: AttentionGroup, hidden: int) -> MixerParameters:
     # Grouped-query attention, Ainslie et al., arXiv 2305.13245: q of all heads, k and v of `kv_heads`.
     kv = g.kv_heads * (g.qk_dim + (0 if g.value_is_key else g.v_dim))
     width = g.heads * g.qk_dim + kv + _gate_width(g)
-    # Block-sparse selection (MiniMax-M3): index queries and one index key projected from the residual.
-    indexer = hidden * (g.index_heads + 1) * g.index_dim if g.index_heads else 0
     bias = (width + hidden) if g.bias else 0
-    return MixerParameters(hidden * width, indexer, width, g.heads * g.v_dim * hidden, bias)
+    # Block-sparse selection (MiniMax-M3): index queries split like the heads, and one index key on every rank.
+    width += g.index_heads * g.index_dim
+    key = hidden * g.index_dim if g.index_heads else 0
+    return MixerParameters(hidden * width, key, width, g.heads * g.v_dim * hidden, bias)
 
 
 def _mla(g: AttentionGroup, hidden: int) -> MixerParameters:

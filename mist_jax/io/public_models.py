@@ -25,6 +25,36 @@ _LLAMA_31_70B = _LLAMA_31 | {
     "intermediate_size": 28672,
 }
 
+_SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 896,
+}
+_GEMMA3 = {
+    "model_type": "gemma3_text",
+    "vocab_size": 262208,
+    "sliding_window": 1024,
+    "sliding_window_pattern": 6,
+    "max_position_embeddings": 131072,
+}
+_NEMOTRON_NANO = {
+    "model_type": "nemotron_h",
+    "vocab_size": 131072,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "mamba_num_heads": 128,
+    "mamba_head_dim": 80,
+    "n_groups": 8,
+    "ssm_state_size": 128,
+    "conv_kernel": 4,
+    "max_position_embeddings": 131072,
+}
+
 #: file name → (Hugging Face repository whose config.json states the numbers, those numbers)
 PUBLIC_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2_7b": (
@@ -138,18 +168,39 @@ PUBLIC_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "torch_dtype": "float16",
         },
     ),
-    "falcon_40b": (
-        "tiiuae/falcon-40b",
+    "gemma3_12b": (
+        "google/gemma-3-12b-it",
         {
-            "model_type": "falcon",
-            "vocab_size": 65024,
-            "num_hidden_layers": 60,
-            "hidden_size": 8192,
-            "num_attention_heads": 128,
-            "num_kv_heads": 8,
-            "new_decoder_architecture": True,
-            "max_position_embeddings": 2048,
+            "model_type": "gemma3",
+            "mm_tokens_per_image": 256,
+            "vision_config": _SIGLIP,
+            "text_config": _GEMMA3
+            | {"hidden_size": 3840, "num_hidden_layers": 48, "intermediate_size": 15360}
+            | {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256},
         },
+    ),
+    "gemma3_27b": (
+        "google/gemma-3-27b-it",
+        {
+            "model_type": "gemma3",
+            "mm_tokens_per_image": 256,
+            "vision_config": _SIGLIP,
+            "text_config": _GEMMA3
+            | {"hidden_size": 5376, "num_hidden_layers": 62, "intermediate_size": 21504}
+            | {"num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 128},
+        },
+    ),
+    "nemotron_nano_9b_v2": (
+        "nvidia/NVIDIA-Nemotron-Nano-9B-v2",
+        _NEMOTRON_NANO
+        | {"num_hidden_layers": 56, "hidden_size": 4480, "intermediate_size": 15680}
+        | {"hybrid_override_pattern": "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"},
+    ),
+    "nemotron_nano_12b_v2": (
+        "nvidia/NVIDIA-Nemotron-Nano-12B-v2",
+        _NEMOTRON_NANO
+        | {"num_hidden_layers": 62, "hidden_size": 5120, "intermediate_size": 20480}
+        | {"hybrid_override_pattern": "M-M-M-M*-" * 6 + "M-M-M-M-"},
     ),
     "bge_large": (
         "BAAI/bge-large-en-v1.5",
