@@ -89,7 +89,6 @@ KNOWN_TYPES = frozenset(
         "gpt2",
         "bloom",
         "opt",
-        "falcon",
         "bert",
         "xlm-roberta",
         "mamba",
@@ -108,7 +107,6 @@ _TIED = (
     "bloom",
     "opt",
     "gpt2",
-    "falcon",
     "bert",
     "xlm-roberta",
     "gemma2",
@@ -202,7 +200,7 @@ def _vision(top: Keys, hidden: int) -> VisionTower | None:
     width = v.need("hidden_size", "vt_hidden_size")
     patch = v.need("patch_size")
     merge = v.get("spatial_merge_size", "pooling_kernel_size", default=(v.get("merge_kernel_size") or [2])[0])
-    # Gemma pools patches and projects once; the others put merge x merge patches through a network of their own.
+    # Gemma pools patches and projects once; the others put merge x merge patches through a network.
     pooled = "gemma" in v.model_type or top.get("mm_tokens_per_image") is not None
     fixed = top.get("vision_soft_tokens_per_image", "mm_tokens_per_image")
     if top.get("mm_tokens_per_image") is not None:

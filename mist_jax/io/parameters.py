@@ -32,7 +32,7 @@ def _softmax(g: AttentionGroup, hidden: int) -> MixerParameters:
     kv = g.kv_heads * (g.qk_dim + (0 if g.value_is_key else g.v_dim))
     width = g.heads * g.qk_dim + kv + _gate_width(g)
     bias = (width + hidden) if g.bias else 0
-    # Block-sparse selection (MiniMax-M3): index queries split like the heads, and one index key on every rank.
+    # Block-sparse selection (MiniMax-M3): index queries split like the heads, one index key on every rank.
     width += g.index_heads * g.index_dim
     key = hidden * g.index_dim if g.index_heads else 0
     return MixerParameters(hidden * width, key, width, g.heads * g.v_dim * hidden, bias)

@@ -33,7 +33,7 @@ class AttentionGroups:
     #: cached elements per entry per layer, before sharding (GQA: kv_heads*(qk_dim+v_dim); MLA: lora+rope)
     kv_elements: Array
     kv_shards_max: Array  #: how many TP ranks the cache can be split over (GQA: kv_heads; MLA: 1)
-    #: tokens a query attends to at most (inf: full; sparse attention: its top-k entries times `compress`)
+    #: entries (tokens, unless compressed) a query attends to at most (inf: full; sparse attention: its top-k)
     window: Array
     cache_window: Array  #: tokens kept in the cache at most (inf: all). Sparse attention keeps all.
     compress: Array  #: tokens represented by one cached entry (1 except for compressed attention)
@@ -51,7 +51,7 @@ class AttentionGroups:
     state_elements: Array  #: recurrent state elements per sequence per layer (float32 by default)
     state_flops: Array  #: FLOPs of the recurrence per token per layer (projections excluded)
     #: newest tokens attended and cached uncompressed beside the compressed entries (0: none). Entries that a
-    #: query with n past tokens reads: min(n, window) / compress + min(n, local_window).
+    #: query with n past tokens reads: min(n / compress, window) + min(n, local_window).
     local_window: Array = 0.0
 
 

@@ -140,7 +140,7 @@ def _group(g: AttentionGroup, hidden: int, kv: str) -> dict[str, float]:
     local = 0
     if g.kind == "compressed" and g.compress > 1:
         local = g.window or 0
-        window, cached = (g.sparse_top_k * g.compress if g.sparse_top_k else inf), inf
+        window, cached = (g.sparse_top_k if g.sparse_top_k else inf), inf
     else:
         cached = g.window if g.window is not None else inf
         window = min(cached, g.sparse_top_k if g.sparse_top_k is not None else inf)
