@@ -174,7 +174,7 @@ def test_windows_saturate():
 
 
 def test_compressed_attention_cache():
-    # DeepSeek-V4-Flash: each layer keeps 128 tokens, 21 also n/4 entries and index keys, 20 also n/128 entries.
+    # DeepSeek-V4-Flash: all layers keep 128 tokens, 21 also n/4 entries and index keys, 20 also n/128 entries
     n, entry = 128000, 448 + 7 + 2 * 64
     expected = 43 * 128 * entry + 21 * n / 4 * (entry + 132) + 20 * n / 128 * entry
     assert float(kv_bytes(model_of("deepseek_v4_flash"), float(n))) == pytest.approx(expected, rel=1e-12)
