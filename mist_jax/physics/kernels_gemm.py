@@ -27,7 +27,6 @@ class GemmCoefficients:
     serialization: Array  #: 0 = compute and memory overlap fully, 1 = not at all
     row_padding: Array  #: rows computed for nothing (tile quantization along m)
     compute_tail: Array  #: lost waves: relative slow-down when the tiles just fill the units once
-    memory_tail: Array  #: the same for the memory stream: too few tiles do not keep the memory busy
     split_depth: Array  #: elements of k after which a tile is worth splitting over more units (split-K)
     quantize_bytes: (
         Array  #: bytes of traffic per element of A in a pass of its own (quantization; tiny for 16-bit)
@@ -52,8 +51,8 @@ def gemm_time(
 ) -> Array:
     """Seconds of C[m,n] = A[m,k] B[k,n]: launch + overlap(2 m n k / (peak e_c), bytes / (BW e_m)) + quantize.
 
-    Both terms are stretched by 1 + tail * units / (tiles * splits): a product with fewer tiles than the chip
-    has units cannot use all of it; the memory stream counts the tiles along n alone (all rows share B).
+    Rows are padded, and FLOPs stretched by 1 + tail * units / (tiles * splits): a product with fewer tiles than
+    the chip has units cannot use all of it. This also slows products of few rows, whose tiles are mostly empty.
     Quantization of A is a kernel of its own: m (k + k_row) q / BW.
 
     Args:
@@ -69,13 +68,12 @@ def gemm_time(
     peak = at_precision(hw.peak_flops, index)
     rows = m + at_precision(coef.row_padding, index)
     columns = (n / TILE + 1.0) * (1.0 + k / at_precision(coef.split_depth, index))
-    fill = hw.units / columns
+    fill = hw.units / (columns * (m / TILE + 1.0))
     compute = 2.0 * rows * n * k / (peak * at_precision(coef.compute_efficiency, index))
-    compute = compute * (1.0 + at_precision(coef.compute_tail, index) * fill / (m / TILE + 1.0))
+    compute = compute * (1.0 + at_precision(coef.compute_tail, index) * fill)
     traffic = n * k * weight_bytes + m * k * activation_bytes + m * n * output_bytes
     memory = traffic / (hw.memory_bandwidth * at_precision(coef.memory_efficiency, index))
     memory = memory * from_cache(hw, traffic, at_precision(coef.cache_speedup, index), warm)
-    memory = memory * (1.0 + at_precision(coef.memory_tail, index) * fill)
     busy = overlap(compute, memory, at_precision(coef.serialization, index))
     quantize = m * (k + at_precision(coef.quantize_row, index)) * at_precision(coef.quantize_bytes, index)
     time = at_precision(coef.launch_s, index) + busy + quantize / hw.memory_bandwidth
