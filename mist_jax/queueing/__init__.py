@@ -1,0 +1,1 @@
+"""Queueing: the steady state and the exact playback of request traces."""

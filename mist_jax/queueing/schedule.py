@@ -1,0 +1,397 @@
+"""What an engine does in one iteration: choose the batch, run it, hand out tokens.
+
+One scheduler serves every policy; a policy is a set of flags of the client (`policies.py`). The order of
+work is that of vLLM V1 (vllm/v1/core/sched/scheduler.py, `schedule`): the running requests first, then
+admission from the waiting queue, both under one token budget; a running request that finds no KV block
+preempts the last of the running, by recompute. Engines whose decodes all advance by one token an iteration
+need no work per sequence: the decode step counter of the client stands for all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from mist_jax.queueing.prefix_cache import (
+    blocks_for,
+    find_prefix,
+    release_blocks,
+    share_units,
+    take_blocks,
+    take_prefix,
+)
+from mist_jax.queueing.queues import heap_pop, heap_push, ring_insert, ring_remove, run_append, run_remove
+from mist_jax.queueing.state import (
+    DECODE,
+    NONE,
+    PREFILL,
+    PRIORITY,
+    RESERVE_ALL,
+    RESERVE_PROMPT,
+    ROLE_DECODE,
+    SHORTEST,
+    WAITING,
+)
+from mist_jax.queueing.table import decode_time, prefill_time, seqs_time, tokens_time
+from mist_jax.queueing.views import (
+    chunk_request,
+    chunk_tokens,
+    clients,
+    phase,
+    requests,
+    segment_log,
+    tables,
+    world,
+)
+
+
+@njit(cache=True, nogil=True)
+def computed_now(S, c, r):
+    """Tokens of r whose KV is computed after the last finished step."""
+    q = requests(S)[r]
+    if q.state == DECODE:
+        return q.base + clients(S)[c].step - q.base_step
+    return np.int64(q.computed)
+
+
+@njit(cache=True, nogil=True)
+def enqueue(S, c, r, front):
+    """Put r in the waiting queue of client c, at its head if it was preempted."""
+    k = clients(S)[c]
+    q = requests(S)[r]
+    q.state = WAITING
+    q.client = c
+    q.key = 0.0
+    if k.order == PRIORITY:
+        q.key = q.priority
+    elif k.order == SHORTEST:
+        q.key = -1.0 if front else np.float64(q.prompt)
+    if front:
+        k.front -= 1
+        q.seq = k.front
+    else:
+        k.back += 1
+        q.seq = k.back
+    k.queue = heap_push(requests(S), k.queue, r)
+    k.waiting += 1
+
+
+@njit(cache=True, nogil=True)
+def dequeue(S, c):
+    """Take the head of the waiting queue of client c."""
+    k = clients(S)[c]
+    r = np.int64(k.queue)
+    k.queue = heap_pop(requests(S), r)
+    k.waiting -= 1
+    return r
+
+
+@njit(cache=True, nogil=True)
+def join_decode(S, c, r, computed, t):
+    """Let r take part in the decode steps of client c from now on."""
+    k = clients(S)[c]
+    q = requests(S)[r]
+    q.state = DECODE
+    q.base = computed
+    q.base_step = k.step
+    k.decoding += 1
+    k.context += computed + 1
+    ring_insert(S, c, r, q.base_step + q.output - q.emitted)
+    if k.reserve != RESERVE_ALL:
+        phase(S)[c, (computed - q.base_step) % k.block] += 1
+    log_segment(S, c, r, t)
+
+
+@njit(cache=True, nogil=True)
+def log_segment(S, c, r, t):
+    """Note that the last emitted token of r came at t and that the next ones come with the decode steps that
+    follow."""
+    g = world(S)[0]
+    if g.log and g.segments < segment_log(S).size:
+        e = segment_log(S)[g.segments]
+        e.request = r
+        e.client = c
+        e.emitted = requests(S)[r].emitted
+        e.step = requests(S)[r].base_step
+        e.time = t
+        g.segments += 1
+
+
+@njit(cache=True, nogil=True)
+def leave_decode(S, c, r):
+    """Take r out of the decode steps; returns the tokens whose KV is computed."""
+    k = clients(S)[c]
+    q = requests(S)[r]
+    computed = computed_now(S, c, r)
+    k.decoding -= 1
+    k.context -= computed + 1
+    if k.reserve != RESERVE_ALL:
+        phase(S)[c, (q.base - q.base_step) % k.block] -= 1
+    return computed
+
+
+@njit(cache=True, nogil=True)
+def preempt(S, c, r):
+    """Give up the KV of r and put it at the head of the waiting queue; it will recompute prompt and
+    answer."""
+    k = clients(S)[c]
+    q = requests(S)[r]
+    computed = computed_now(S, c, r)
+    if q.state == DECODE:
+        ring_remove(S, c, r, q.base_step + q.output - q.emitted)
+        q.emitted += np.int32(k.step - q.base_step)
+    release_blocks(S, c, r, computed)
+    if q.state == DECODE:
+        leave_decode(S, c, r)
+    else:
+        k.partial -= 1
+    run_remove(S, c, r)
+    q.target = q.prompt + q.emitted
+    k.backlog += computed if q.state == PREFILL else q.target
+    k.tokens += computed if q.state == PREFILL else q.target
+    q.computed = 0
+    q.preemptions += 1
+    enqueue(S, c, r, True)
+
+
+@njit(cache=True, nogil=True)
+def _put_chunk(S, c, r, n, new):
+    k = clients(S)[c]
+    take_blocks(S, c, new)
+    requests(S)[r].blocks += new
+    chunk_request(S)[c, k.chunks] = r
+    chunk_tokens(S)[c, k.chunks] = n
+    k.chunks += 1
+    k.step_prefill += n
+    share_units(S, c, r, np.int64(requests(S)[r].computed + n))
+
+
+@njit(cache=True, nogil=True)
+def _chunk(S, c, r, budget):
+    k = clients(S)[c]
+    n = requests(S)[r].target - requests(S)[r].computed
+    if k.threshold > 0 and n > k.threshold:
+        n = k.threshold
+    return min(n, budget)
+
+
+@njit(cache=True, nogil=True)
+def _skip_decode(S, c, r):
+    """The token budget is used up before r: it keeps its place and emits one step later."""
+    k = clients(S)[c]
+    q = requests(S)[r]
+    ring_remove(S, c, r, q.base_step + q.output - q.emitted)
+    if k.reserve != RESERVE_ALL:
+        phase(S)[c, (q.base - q.base_step) % k.block] -= 1
+    done = np.int32(k.step - q.base_step)
+    q.emitted += done
+    q.base += done
+    q.base_step = k.step + 1
+    ring_insert(S, c, r, q.base_step + q.output - q.emitted)
+    if k.reserve != RESERVE_ALL:
+        phase(S)[c, (q.base - q.base_step) % k.block] += 1
+    log_segment(S, c, r, np.nan)
+
+
+@njit(cache=True, nogil=True)
+def _run_each(S, c, budget, decodes, partials):
+    """One pass over the running requests in order; returns (budget left, decodes, context, preempted)."""
+    k = clients(S)[c]
+    count = 0
+    context = 0
+    preempted = False
+    r = np.int64(k.run_head)
+    while r != NONE:
+        q = requests(S)[r]
+        if (q.state == DECODE and not decodes) or (q.state == PREFILL and not partials):
+            r = np.int64(q.run_next)
+            continue
+        if budget <= 0:
+            if q.state == DECODE:
+                here = computed_now(S, c, r) + 1
+                _skip_decode(S, c, r)
+                context -= here  # it stays in the client's sum; the caller takes it from the step's
+            r = np.int64(q.run_next)
+            continue
+        n = 1
+        new = 0
+        if q.state == DECODE:
+            here = computed_now(S, c, r)
+            if k.reserve != RESERVE_ALL and here % k.block == 0:
+                new = 1
+        else:
+            n = _chunk(S, c, r, budget)
+            new = max(0, blocks_for(q.computed + n, k.block) - q.blocks)
+        lost = False
+        while new > k.free:
+            v = np.int64(k.run_tail)
+            preempt(S, c, v)
+            preempted = True
+            if v == r:
+                lost = True
+                break
+        if lost:
+            break
+        if q.state == DECODE:
+            take_blocks(S, c, new)
+            count += 1
+        else:
+            _put_chunk(S, c, r, n, new)
+        budget -= n
+        r = np.int64(q.run_next)
+    return budget, count, context, preempted
+
+
+@njit(cache=True, nogil=True)
+def run_running(S, c, budget):
+    """Schedule the running requests; returns (budget left, sum of the context, preempted)."""
+    k = clients(S)[c]
+    grow = 0
+    if k.decoding > 0 and k.reserve != RESERVE_ALL:
+        grow = phase(S)[c, (-k.step) % k.block]
+    quick = k.decoding <= budget
+    n = 0
+    new = 0
+    if k.partial == 1 and quick:
+        r = np.int64(k.run_tail)
+        quick = requests(S)[r].state == PREFILL
+        if quick:
+            n = _chunk(S, c, r, budget - k.decoding)
+            if n > 0:
+                new = max(0, blocks_for(requests(S)[r].computed + n, k.block) - requests(S)[r].blocks)
+    elif k.partial > 1:
+        quick = False
+    if quick and grow + new <= k.free:
+        take_blocks(S, c, grow)
+        k.step_decodes = k.decoding
+        if n > 0:
+            _put_chunk(S, c, np.int64(k.run_tail), n, new)
+        return budget - k.decoding - n, k.context, False
+    if k.decode_first:
+        budget, count, skipped, preempted = _run_each(S, c, budget, True, False)
+        budget, _, _, _ = _run_each(S, c, budget, False, True)
+    else:
+        budget, count, skipped, preempted = _run_each(S, c, budget, True, True)
+    k.step_decodes = count
+    return budget, k.context + skipped, preempted
+
+
+@njit(cache=True, nogil=True)
+def admit(S, c, t, budget):
+    """Admit from the head of the waiting queue while budget, slots and blocks last; returns (budget,
+    admitted, context).
+
+    Requests that come with their KV (from a prefill engine) decode at once where prompts and decodes mix;
+    `context` is their share of the step's.
+    """
+    k = clients(S)[c]
+    whole = budget
+    admitted = 0
+    context = 0
+    while k.waiting > 0 and budget > 0 and k.running < k.max_seqs:
+        r = np.int64(k.queue)
+        q = requests(S)[r]
+        ready = q.computed > 0
+        units, cost = (0, 0) if ready else find_prefix(S, c, r)
+        have = units * k.unit_tokens
+        if ready:
+            n = 1
+            upto = q.computed + (1 if k.mix else 0)
+        else:
+            n = q.target - have
+            if k.chunked:
+                if k.threshold > 0 and n > k.threshold:
+                    n = k.threshold
+                n = min(n, budget)
+            elif n > budget and (budget < whole or k.chunks > 0 or (k.mix and k.decoding > 0)):
+                break  # a prompt longer than the budget has the iteration to itself
+            upto = have + n
+        if k.reserve == RESERVE_ALL:
+            upto = q.prompt + q.output - 1 if k.role & ROLE_DECODE else q.target
+        elif k.reserve == RESERVE_PROMPT and not ready:
+            upto = q.target
+        new = blocks_for(upto, k.block) - units * k.unit_blocks
+        if new + cost + (k.watermark if k.running > 0 else 0) > k.free:
+            break
+        dequeue(S, c)
+        if np.isnan(q.scheduled):
+            q.scheduled = t
+        run_append(S, c, r)
+        admitted += 1
+        budget -= n
+        if ready:
+            take_blocks(S, c, new)
+            q.blocks = new
+            share_units(S, c, r, np.int64(q.computed))
+            if k.mix:
+                k.step_decodes += 1
+                context += q.computed + 1
+            if np.isnan(q.transferred):
+                q.transferred = t
+            join_decode(S, c, r, np.int64(q.computed), np.nan)
+            continue
+        if k.prefix:
+            k.load += take_prefix(S, c, r, units)
+        q.state = PREFILL
+        q.computed = have
+        k.backlog -= have
+        k.tokens -= have
+        k.partial += 1
+        _put_chunk(S, c, r, n, new)
+    return budget, admitted, context
+
+
+@njit(cache=True, nogil=True)
+def begin_step(S, c, t):
+    """Form the batch of client c at t; returns (duration in s, plain), 0 if there is nothing to run.
+
+    `plain` means that the next iteration will hold the same requests, unless one ends, memory runs out or
+    something arrives.
+    """
+    k = clients(S)[c]
+    k.chunks = 0
+    k.step_decodes = 0
+    k.step_prefill = 0
+    k.load = 0.0
+    context = np.int64(0)
+    admitted = 0
+    preempted = False
+    if k.mix:
+        budget, context, preempted = run_running(S, c, k.budget)
+        if not preempted:
+            budget, admitted, more = admit(S, c, t, budget)
+            context += more
+    else:
+        if not (k.lock and k.running > 0):
+            _, admitted, _ = admit(S, c, t, k.budget)
+        if k.chunks == 0:
+            _, context, preempted = run_running(S, c, k.budget)
+    if k.chunks == 0 and k.step_decodes == 0:
+        return 0.0, False
+    plain = k.chunks == 0 and admitted == 0 and not preempted and k.step_decodes == k.running
+    return step_duration(S, c, context), plain
+
+
+@njit(cache=True, nogil=True)
+def step_duration(S, c, context):
+    """Seconds that the chosen batch takes."""
+    k = clients(S)[c]
+    emitting = k.step_decodes
+    pre = 0.0
+    for i in range(k.chunks):
+        q = requests(S)[chunk_request(S)[c, i]]
+        n = chunk_tokens(S)[c, i]
+        pre += prefill_time(S, k.table, np.float64(n), np.float64(q.computed))
+        if q.computed + n == q.target:
+            emitting += 1
+    out = tokens_time(S, k.table, np.float64(k.step_prefill + k.step_decodes))
+    out += seqs_time(S, k.table, np.float64(emitting))
+    out += pre
+    if k.chunks > 0:
+        out += tables(S)[k.table].prefill_floor
+    if k.step_decodes > 0:
+        mean = context / k.step_decodes
+        out += decode_time(S, k.table, np.float64(k.step_decodes), mean)
+    if k.overlap_load:
+        return max(out, k.load)
+    return out + k.load

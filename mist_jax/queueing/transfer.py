@@ -1,0 +1,84 @@
+"""KV transfers from prefill to decode engines over a shared link.
+
+`fair` links share their bandwidth equally among the transfers in progress, which is the max-min share of
+equal flows
+on one link: with V(t) the bytes that each flow has been served, dV/dt = bandwidth / n, and a flow of b bytes
+    ends
+when V has grown by b. The others serve one transfer at a time, first come first served. A transfer then
+takes the link's latency on top. The prefill engine holds the blocks until the transfer ends.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from mist_jax.queueing.state import NONE
+from mist_jax.queueing.views import clients, links, requests
+
+
+@njit(cache=True, nogil=True)
+def _serve(S, j, t):
+    """Bring the bytes served per flow of fair link j up to date."""
+    link = links(S)[j]
+    if link.n > 0:
+        link.served += (t - link.at) * link.bandwidth / link.n
+        link.busy_s += t - link.at
+    else:
+        link.served = 0.0
+    link.at = t
+
+
+@njit(cache=True, nogil=True)
+def start_transfer(S, c, r, t):
+    """Begin to send the KV of r from engine c at t."""
+    k = clients(S)[c]
+    q = requests(S)[r]
+    j = k.link
+    link = links(S)[j]
+    size = np.float64(q.computed) * k.kv_bytes
+    link.bytes += size
+    if link.fair:
+        _serve(S, j, t)
+        q.flow = link.served + size
+    else:
+        begin = max(t, link.free_at)
+        link.free_at = begin + size / link.bandwidth
+        link.busy_s += size / link.bandwidth
+        q.flow = link.free_at
+    # the flows of a link wait in the order of their ends
+    before = np.int64(NONE)
+    at = np.int64(link.head)
+    while at != NONE and requests(S)[at].flow <= q.flow:
+        before = at
+        at = np.int64(requests(S)[at].limbo)
+    q.limbo = at
+    if before == NONE:
+        link.head = r
+    else:
+        requests(S)[before].limbo = r
+    link.n += 1
+
+
+@njit(cache=True, nogil=True)
+def next_transfer(S, j):
+    """When the next transfer of link j leaves the link (s), inf if none is under way."""
+    link = links(S)[j]
+    if link.n == 0:
+        return np.inf
+    if link.fair:
+        return link.at + max(0.0, requests(S)[link.head].flow - link.served) * link.n / link.bandwidth
+    return requests(S)[link.head].flow
+
+
+@njit(cache=True, nogil=True)
+def end_transfer(S, j, t):
+    """Take the transfer that ends at t off link j; returns its request."""
+    link = links(S)[j]
+    r = np.int64(link.head)
+    if link.fair:
+        _serve(S, j, t)
+        link.served = requests(S)[r].flow
+    link.head = requests(S)[r].limbo
+    link.n -= 1
+    return r
