@@ -150,8 +150,8 @@ def read_benchmark(path: PathLike) -> Trace:
         d = json.loads(text.splitlines()[-1])
     for name in ("input_lens", "output_lens"):
         if name not in d:
-            raise ValueError(f"{path}: no per-request {name}; run the benchmark with --save-detailed (vLLM) or "
-                             "--output-details (SGLang)")  # fmt: skip
+            how = "run the benchmark with --save-detailed (vLLM) or --output-details (SGLang)"
+            raise ValueError(f"{path}: no per-request {name}; {how}")
     p, o = np.asarray(d["input_lens"], float), np.asarray(d["output_lens"], float)
     start = np.asarray(d.get("start_times") or np.zeros(p.size), float)
     measured = {}

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from mist_jax.queueing.state import DECODE, NONE, RESERVE_ALL, TIERS
+from mist_jax.queueing.state import DECODE, NONE, RESERVE_ALL, TIERS, TRANSFER
 from mist_jax.queueing.views import clients, requests, tier_units, tiers, unit_ids, units
 
 
@@ -261,7 +261,7 @@ def release_blocks(S, c, r, tokens):
     total = held_blocks(S, c, r)
     share_units(S, c, r, tokens)
     own = total - q.shared * k.unit_blocks
-    if k.lock:
+    if k.lock and q.state != TRANSFER:
         k.zombies += own  # a static batch gives its memory back when all of it is done
     else:
         k.free += own

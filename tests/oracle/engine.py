@@ -160,7 +160,7 @@ class Engine:
 
     def release(self, r):
         self.share(r, r.computed)
-        if self.p.lock:
+        if self.p.lock and not r.sending:
             self.zombies += r.blocks - r.shared * self.ub
         for h in reversed(r.units[: r.shared]):
             self.refs[h] -= 1
