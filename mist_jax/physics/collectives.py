@@ -31,7 +31,7 @@ def _levels(hw: Hardware, ranks: Array) -> tuple[Array, Array, tuple[Array, Arra
     return inner, outer, (up, hw.scale_up_latency), (out, hw.scale_out_latency)
 
 
-def group_all_reduce(kern: k.KernelCoefficients, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
+def group_all_reduce(kern: Any, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
     """All-reduce of `nbytes` per rank: inside one domain, then of 1/inner of it across domains.
 
     Seconds: AR(S, inner) + AR(S / inner, outer). Scalars.
@@ -42,7 +42,7 @@ def group_all_reduce(kern: k.KernelCoefficients, hw: Hardware, nbytes: Array, ra
     return seconds, 2.0 * (ranks - 1.0) / ranks * nbytes
 
 
-def group_all_gather(kern: k.KernelCoefficients, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
+def group_all_gather(kern: Any, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
     """All-gather whose result has `nbytes` on every rank: AG(S / inner, outer) + AG(S, inner)."""
     inner, outer, up, out = _levels(hw, ranks)
     seconds = k.all_gather_time(kern.all_gather, nbytes, inner, *up)
@@ -50,7 +50,7 @@ def group_all_gather(kern: k.KernelCoefficients, hw: Hardware, nbytes: Array, ra
     return seconds, (ranks - 1.0) / ranks * nbytes
 
 
-def group_all_to_all(kern: k.KernelCoefficients, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
+def group_all_to_all(kern: Any, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
     """All-to-all in which each rank sends `nbytes`: the share for other domains crosses the network, in parallel.
 
     Both levels start together; the time is the sum of their floors and the slower transfer, taken as the sum of the

@@ -51,8 +51,8 @@ def gemm_time(
 ) -> Array:
     """Seconds of C[m,n] = A[m,k] B[k,n]: launch + overlap(2 m n k / (peak e_c), bytes / (BW e_m)) + quantize.
 
-    Rows are padded, and FLOPs stretched by 1 + tail * units / (tiles * splits): a product with fewer tiles than
-    the chip has units cannot use all of it. This also slows products of few rows, whose tiles are mostly empty.
+    Rows are padded, and FLOPs stretched by 1 + tail * units / (tiles * splits): a product with fewer tiles
+    than the chip has units cannot use all of it. This also slows products of few rows, whose tiles are empty.
     Quantization of A is a kernel of its own: m (k + k_row) q / BW.
 
     Args:

@@ -62,22 +62,26 @@ def weight_bytes_per_chip(model: Model, parallel: Parallel) -> Array:
     ) / parallel.pp
 
 
-def kv_elements_per_chip(model: Model, parallel: Parallel, context: Array) -> Array:
-    """Cached elements of one sequence of `context` tokens on one chip: shape like `context`.
+def kv_bytes_per_chip(model: Model, parallel: Parallel, context: Array) -> Array:
+    """Bytes of the KV cache of one sequence of `context` tokens on one chip; shape like `context`.
 
-    A layer keeps min(context, window) tokens, 1/compress of them where attention is compressed, split over as
-    many TP ranks as there are KV heads (an MLA latent is replicated).
+    A layer keeps min(context, window) tokens, one entry per `compress` of them, and the newest `local_window`
+    uncompressed; entries are split over as many TP ranks as there are KV heads (an MLA latent is replicated).
     """
     att = model.attention
+    n = jnp.expand_dims(jnp.asarray(context), -1)
+    entries = jnp.minimum(n, att.cache_window) / jnp.maximum(att.compress, 1.0)
+    uncompressed = jnp.minimum(n, att.local_window)
+    main, index = _entry_bytes(model, parallel)
+    return jnp.sum(entries * (main + index) + uncompressed * main, axis=-1)
+
+
+def _entry_bytes(model: Model, parallel: Parallel) -> tuple[Array, Array]:
+    """Bytes per cached entry of each attention group on one chip, all its layers: (keys and values, indexer)."""
+    att = model.attention
     shards = jnp.minimum(parallel.tp, jnp.maximum(att.kv_shards_max, 1.0))
-    kept = jnp.minimum(jnp.expand_dims(context, -1), att.cache_window)
-    per_token = att.kv_elements / att.compress / shards + att.index_elements / jnp.maximum(att.compress, 1.0)
-    return jnp.sum(att.layers * (1.0 - att.is_recurrent) * kept * per_token, axis=-1) / parallel.pp
-
-
-def kv_bytes_per_chip(model: Model, parallel: Parallel, context: Array) -> Array:
-    """Bytes of the KV cache of one sequence of `context` tokens on one chip."""
-    return kv_elements_per_chip(model, parallel, context) * model.kv_bytes
+    layers = att.layers * (1.0 - att.is_recurrent) / parallel.pp
+    return layers * att.kv_elements / shards * model.kv_bytes, layers * att.index_elements * model.index_bytes
 
 
 def kv_bytes_total(model: Model, context: Array) -> Array:
@@ -122,18 +126,12 @@ def memory_use(system: System) -> MemoryUse:
     state = state_bytes(model) / (par.tp * par.pp)
     budget = eng.memory_utilization * hw.memory_capacity - weights - activations - eng.reserve_bytes
     att = model.attention
-    shards = jnp.minimum(par.tp, jnp.maximum(att.kv_shards_max, 1.0))
-    entry = (
-        att.layers
-        * (1.0 - att.is_recurrent)
-        * (att.kv_elements / shards + att.index_elements)
-        / jnp.maximum(att.compress, 1.0)
-        * model.kv_bytes
-        / par.pp
-    )
+    main, index = _entry_bytes(model, par)
+    entry = (main + index) / jnp.maximum(att.compress, 1.0)
     windowed = jnp.isfinite(att.cache_window)
     per_token = jnp.sum(jnp.where(windowed, 0.0, entry))
     window = jnp.sum(jnp.where(windowed, entry * jnp.where(windowed, att.cache_window, 0.0), 0.0))
+    window += jnp.sum(att.local_window * main)
     per_seq = window + state
     after_seqs = budget - per_seq * eng.max_num_seqs
     # A model whose every layer slides keeps a fixed amount per sequence: its tokens are then unlimited.

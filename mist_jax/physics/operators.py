@@ -13,9 +13,11 @@ import jax.numpy as jnp
 
 from mist_jax.physics import kernels as k
 from mist_jax.physics.collectives import group_all_gather, group_all_reduce, group_all_to_all
-from mist_jax.pytree import pytree, replace
+from mist_jax.physics.resolve import Rated, ResolvedKernels, resolve
+from mist_jax.pytree import pytree
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System
+from mist_jax.system.hardware import Hardware
 
 Array = Any
 
@@ -65,47 +67,41 @@ def operator_costs(system: System, batch: Batch) -> dict[str, Cost]:
 
     Not modelled: padding of captured graphs, ragged lengths within one launch (means are used).
     """
-    scaled = _scale_floors(system)
-    out = _attention(scaled, batch)
-    out.update(_feed_forward(scaled, batch))
-    out.update(_rest(scaled, batch))
+    system = resolve(system)
+    out = _attention(system, batch)
+    out.update(_feed_forward(system, batch))
+    out.update(_rest(system, batch))
     return {name: out[name] for name in OPERATORS}
 
 
-def _scale_floors(system: System) -> System:
-    """Launch floors as an engine iteration sees them: a captured graph hides part of a microbenchmark's floor."""
-    kern, share = system.calibration.kernels, system.calibration.step.floor_scale
-    names = ("gemm", "moe", "prefill_attention", "decode_attention", "prefill_mla", "decode_mla", "elementwise")
-    floors = {n: replace(getattr(kern, n), launch_s=getattr(kern, n).launch_s * share) for n in names}
-    floors["recurrent"] = replace(
-        kern.recurrent,
-        prefill_launch_s=kern.recurrent.prefill_launch_s * share,
-        decode_launch_s=kern.recurrent.decode_launch_s * share,
-    )
-    return replace(system, calibration=replace(system.calibration, kernels=replace(kern, **floors)))
+def _gemm(use: Rated, hw: Hardware, m: Array, n: Array, depth: Array, wb: Array, ab: Array, ob: Array) -> Array:
+    return k.gemm_time(use.coef, use.on(hw), m, n, depth, wb, ab, ob, use.precision)
+
+
+def _kernels(system: System) -> ResolvedKernels:
+    return system.calibration.kernels  # type: ignore[return-value]
 
 
 def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     hw, model, par = system.hardware, system.model, system.parallel
-    kern, step = system.calibration.kernels, system.calibration.step
+    kern, step = _kernels(system), system.calibration.step
     att = model.attention
     tp = par.tp
     tokens = batch.prefill_tokens + batch.decode_seqs
     softmax = 1.0 - att.is_recurrent
     gqa = softmax * (1.0 - att.is_mla)
     wb, ab = model.attention_weight_bytes, model.activation_bytes
-    precision = model.attention_gemm_precision
 
     # projections: N = in_width / tp, K follows from the element count (MLA: two low-rank products in one)
     width = jnp.maximum(att.in_width / tp, 1.0)
     depth = att.in_params / jnp.maximum(att.in_width, 1.0)
     replicated = att.in_params_replicated / model.hidden
-    t_in = k.gemm_time(kern.gemm, hw, tokens, width, depth, wb, ab, 2.0, precision)
-    t_rep = k.gemm_time(kern.gemm, hw, tokens, replicated, model.hidden, wb, ab, 2.0, precision)
+    t_in = _gemm(kern.attention_gemm, hw, tokens, width, depth, wb, ab, 2.0)
+    t_rep = _gemm(kern.attention_gemm, hw, tokens, replicated, model.hidden, wb, ab, 2.0)
     elements_in = att.in_params / tp + att.in_params_replicated
     t_in = jnp.where(att.in_params > 0, t_in, 0.0) + t_rep
     depth_out = att.out_params / model.hidden / tp
-    t_out = k.gemm_time(kern.gemm, hw, tokens, model.hidden, depth_out, wb, ab, 2.0, precision)
+    t_out = _gemm(kern.attention_gemm, hw, tokens, model.hidden, depth_out, wb, ab, 2.0)
     elements_out = att.out_params / tp
 
     def linear(seconds: Array, elements: Array) -> Cost:
@@ -122,30 +118,32 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     seqs = jnp.where(batch.prefill_seqs > 0, batch.prefill_seqs, 1.0)
     chunk = batch.prefill_tokens / seqs
     squeeze = jnp.maximum(att.compress, 1.0)
-    core = model.attention_core_precision
-    prefill_args = (hw, chunk, batch.prefill_past / squeeze, heads, kv_heads, att.qk_dim, att.v_dim, model.kv_bytes, core)
-    t_pre = gqa * k.attention_prefill_time(kern.prefill_attention, *prefill_args, att.window, seqs)
-    t_pre += softmax * att.is_mla * k.attention_prefill_time(kern.prefill_mla, *prefill_args, att.window, seqs)
-    decode_args = (
-        hw,
-        batch.decode_seqs,
-        batch.decode_context / squeeze,
-        heads,
-        decode_kv,
-        att.decode_qk_dim,
-        att.decode_v_dim,
-        model.kv_bytes,
-        core,
-        att.window,
-    )
-    t_dec = gqa * k.attention_decode_time(kern.decode_attention, *decode_args)
-    t_dec += softmax * att.is_mla * k.attention_decode_time(kern.decode_mla, *decode_args, 1.0)
-    pairs = k.causal_pairs(chunk, batch.prefill_past / squeeze, att.window) * seqs
-    attended = jnp.minimum(batch.decode_context / squeeze, att.window) * batch.decode_seqs
+    # entries seen by a query: of the compressed past at most `window`, and the newest tokens uncompressed
+    window = att.window + att.local_window
+
+    def entries(past: Array) -> Array:
+        return jnp.minimum(past / squeeze, att.window) + jnp.minimum(past, att.local_window)
+
+    chunk_args = (chunk, entries(batch.prefill_past), heads, kv_heads, att.qk_dim, att.v_dim, model.kv_bytes)
+
+    def prefill_core(use: Rated) -> Array:
+        return k.attention_prefill_time(use.coef, use.on(hw), *chunk_args, use.precision, window, seqs)
+
+    past_args = (batch.decode_seqs, entries(batch.decode_context), heads, decode_kv, att.decode_qk_dim, att.decode_v_dim)
+
+    def decode_core(use: Rated, shared_kv: float) -> Array:
+        args = (*past_args, model.kv_bytes, use.precision, window, shared_kv)
+        return k.attention_decode_time(use.coef, use.on(hw), *args)
+
+    latent = softmax * att.is_mla
+    t_pre = gqa * prefill_core(kern.prefill_attention) + latent * prefill_core(kern.prefill_mla)
+    t_dec = gqa * decode_core(kern.decode_attention, 0.0) + latent * decode_core(kern.decode_mla, 1.0)
+    pairs = k.causal_pairs(chunk, entries(batch.prefill_past), window) * seqs
+    attended = entries(batch.decode_context) * batch.decode_seqs
     prefill_flops = 2.0 * softmax * heads * (att.qk_dim + att.v_dim) * pairs
     decode_flops = 2.0 * softmax * heads * (att.decode_qk_dim + att.decode_v_dim) * attended
     shared = 1.0 - att.is_mla
-    keys = jnp.minimum(batch.prefill_past / squeeze + chunk, att.window) * seqs
+    keys = jnp.minimum(entries(batch.prefill_past) + chunk, window) * seqs
     prefill_bytes = softmax * kv_heads * (att.qk_dim + att.v_dim) * keys * model.kv_bytes
     decode_bytes = softmax * decode_kv * (att.decode_qk_dim + shared * att.decode_v_dim) * attended * model.kv_bytes
 
@@ -153,22 +151,23 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     index_dim = att.index_elements
     past_pairs = batch.decode_seqs * batch.decode_context + k.causal_pairs(chunk, batch.prefill_past) * seqs
     index_flops = 2.0 * att.index_heads * index_dim * past_pairs / squeeze
-    index_bytes = (batch.decode_seqs * batch.decode_context + keys) * index_dim * model.kv_bytes / squeeze
-    rate = k.peak_flops(hw, model.attention_gemm_precision)
-    gemm = kern.gemm
+    scanned = batch.decode_seqs * batch.decode_context + (batch.prefill_past + chunk) * seqs * (chunk > 0)
+    index_bytes = scanned * index_dim * model.index_bytes / squeeze
+    gemm = kern.attention_gemm
     index_used = att.index_heads > 0
     t_index = jnp.where(
         index_used,
-        index_flops / (rate * jnp.max(gemm.compute_efficiency))
-        + index_bytes / (hw.memory_bandwidth * jnp.max(gemm.memory_efficiency)),
+        index_flops / (gemm.peak * gemm.coef.compute_efficiency)
+        + index_bytes / (hw.memory_bandwidth * gemm.coef.memory_efficiency),
         0.0,
     )
 
     # recurrences
     recurrent = att.is_recurrent
     rec_args = (heads, jnp.maximum(att.kv_heads / tp, 1.0), att.qk_dim, att.v_dim, 2.0, model.state_bytes)
-    t_rec = k.recurrent_time(kern.recurrent, hw, batch.prefill_tokens, seqs, *rec_args)
-    t_rec += k.recurrent_decode_time(kern.recurrent, hw, batch.decode_seqs, *rec_args)
+    mixer, chip = kern.recurrent.coef, kern.recurrent.on(hw)
+    t_rec = k.recurrent_time(mixer, chip, batch.prefill_tokens, seqs, *rec_args)
+    t_rec += k.recurrent_decode_time(mixer, chip, batch.decode_seqs, *rec_args)
     touched_states = 2.0 * (batch.decode_seqs + batch.prefill_seqs) * att.state_elements / tp * model.state_bytes
 
     def total(x: Array) -> Array:
@@ -189,16 +188,16 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
 
 def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
     hw, model, par = system.hardware, system.model, system.parallel
-    kern, step = system.calibration.kernels, system.calibration.step
+    kern, step = _kernels(system), system.calibration.step
     tokens = batch.prefill_tokens + batch.decode_seqs
     ab = model.activation_bytes
     ups = model.ffn_matrices - 1.0
 
     def dense(layers: Array, ffn: Array) -> Cost:
         share = ffn / par.tp
-        args = (model.ffn_weight_bytes, ab, 2.0, model.ffn_precision)
-        up = k.gemm_time(kern.gemm, hw, tokens, ups * share, model.hidden, *args)
-        down = k.gemm_time(kern.gemm, hw, tokens, model.hidden, share, *args)
+        args = (model.ffn_weight_bytes, ab, 2.0)
+        up = _gemm(kern.ffn_gemm, hw, tokens, ups * share, model.hidden, *args)
+        down = _gemm(kern.ffn_gemm, hw, tokens, model.hidden, share, *args)
         elements = model.ffn_matrices * model.hidden * share
         return _cost(
             step.compute_scale * layers * (up + down),
@@ -213,8 +212,8 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
     imbalance = jnp.where(par.ep > 1, step.imbalance, 1.0)
     top_k = jnp.maximum(model.top_k, 1e-9)
     t_moe = k.moe_time(
-        kern.moe,
-        hw,
+        kern.moe.coef,
+        kern.moe.on(hw),
         everyone,
         experts,
         local,
@@ -223,23 +222,26 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
         ffn,
         model.expert_weight_bytes,
         ab,
-        model.expert_precision,
+        kern.moe.precision,
         imbalance,
         model.ffn_matrices,
     )
     touched = k.experts_touched(everyone, experts, local, top_k)
     weights = model.ffn_matrices * model.expert_hidden * ffn
     routed = everyone * top_k / par.ep
-    t_router = k.gemm_time(kern.gemm, hw, tokens, experts, model.hidden, 2.0, 2.0, 4.0, 1.0)
+    # a latent MoE projects every token into and out of `expert_hidden`, replicated over TP
+    latent = model.latent_params / jnp.maximum(model.moe_layers, 1.0)
+    t_latent = _gemm(kern.ffn_gemm, hw, tokens, latent / model.hidden, model.hidden, model.ffn_weight_bytes, ab, 2.0)
+    t_router = _gemm(kern.wide_gemm, hw, tokens, experts, model.hidden, 2.0, 2.0, 4.0)
     has_moe = model.moe_layers > 0
     moe_layers = jnp.where(has_moe, model.moe_layers, 0.0)
     return {
         "ffn_dense": dense(model.dense_layers, model.dense_ffn),
         "ffn_shared": dense(moe_layers, model.shared_ffn),
         "router": _cost(
-            step.compute_scale * moe_layers * t_router,
-            moe_layers * 2.0 * tokens * experts * model.hidden,
-            moe_layers * jnp.where(tokens > 0, 2.0 * experts * model.hidden, 0.0),
+            step.compute_scale * moe_layers * (t_router + t_latent),
+            moe_layers * 2.0 * tokens * (experts * model.hidden + latent),
+            moe_layers * jnp.where(tokens > 0, 2.0 * experts * model.hidden + latent * model.ffn_weight_bytes, 0.0),
         ),
         "experts": _cost(
             step.compute_scale * moe_layers * t_moe,
@@ -251,14 +253,14 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
 
 def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     hw, model, par = system.hardware, system.model, system.parallel
-    kern, step = system.calibration.kernels, system.calibration.step
+    kern, step = _kernels(system), system.calibration.step
     tokens = batch.prefill_tokens + batch.decode_seqs
     layers = model.layers
     moe_layers = jnp.where(model.moe_layers > 0, model.moe_layers, 0.0)
 
     # two norms with residual (read, read, write), rotary and activation: about 10 passes over the residual
     # stream in 16-bit, the activation over its own width
-    width = 10.0 * model.hidden + 3.0 * jnp.maximum(model.dense_ffn * (model.dense_layers > 0), model.shared_ffn) / par.tp
+    width = 10.0 * model.hidden * model.residual_streams + 3.0 * jnp.maximum(model.dense_ffn * (model.dense_layers > 0), model.shared_ffn) / par.tp
     nbytes = tokens * width * 2.0
     elementwise = k.elementwise_time(kern.elementwise, hw, nbytes)
 
@@ -284,7 +286,7 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
 
     rows = batch.decode_seqs + batch.emitting_prefills
     vocab = model.vocab / par.tp
-    head = k.gemm_time(kern.gemm, hw, rows, vocab, model.hidden, model.embedding_bytes, 2.0, 4.0, 1.0)
+    head = _gemm(kern.wide_gemm, hw, rows, vocab, model.hidden, model.embedding_bytes, 2.0, 4.0)
     gather_logits, logits_sent = group_all_gather(kern, hw, rows * model.vocab * 2.0, par.tp)
     visible = step.comm_scale * (1.0 - step.comm_overlap)
     return {

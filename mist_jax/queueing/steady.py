@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from mist_jax.errors import Status
 from mist_jax.numerics import safe_divide
 from mist_jax.physics.memory import kv_bytes_per_chip, memory_use
+from mist_jax.physics.resolve import resolve
 from mist_jax.physics.step import StepTime, step_seconds, step_time
 from mist_jax.physics.step_energy import ENERGY_SHARES, step_energy
 from mist_jax.pytree import pytree, replace
@@ -40,6 +41,8 @@ Array = Any
 #: Points of n at which the iteration time is worked out before the root is bracketed, and bisections between them.
 NODES = 5
 BISECTIONS = 24
+#: Newton steps with exact times after the bisection.
+POLISH = 3
 
 
 @pytree
@@ -81,6 +84,7 @@ def make_lane(system: System, workload: Workload) -> Lane:
 
     Mean context of a decoding sequence: ISL + E[O^2] / (2 E[O]), as long answers are seen longer.
     """
+    system = resolve(system)
     hit = system.engine.prefix_hit_rate
     isl = jnp.maximum(workload.isl * (1.0 - hit), 1.0)
     steps = jnp.maximum(workload.osl - 1.0, 1e-3)
@@ -105,22 +109,12 @@ def lanes_of(system: System, replicas: Array) -> Array:
     return replicas * system.parallel.dp * system.parallel.pp
 
 
-def _decode(lane: Lane, m: Array) -> Batch:
-    return Batch(
-        prefill_tokens=jnp.zeros_like(m),
-        prefill_seqs=0.0,
-        prefill_past=0.0,
-        decode_seqs=m,
-        decode_context=lane.context,
-        emitting_prefills=0.0,
-    )
-
-
 def _mixed(lane: Lane, m: Array, tokens: Array) -> Batch:
+    """`m` decodes and `tokens` of prefill (0: an iteration of decoding alone)."""
     share = tokens / lane.isl
     return Batch(
         prefill_tokens=tokens,
-        prefill_seqs=jnp.maximum(share, 1.0),
+        prefill_seqs=jnp.where(tokens > 0, jnp.maximum(share, 1.0), 0.0),
         prefill_past=lane.past + 0.5 * jnp.maximum(lane.isl - tokens, 0.0),
         decode_seqs=m,
         decode_context=lane.context,
@@ -142,12 +136,14 @@ def chunk_tokens(lane: Lane, m: Array, others: Array) -> tuple[Array, Array, Arr
 def _times(lane: Lane, m: Array, others: Array) -> tuple[Array, Array]:
     """Seconds of (a decode iteration, a mixed iteration) at batch m."""
     _, tokens, _ = chunk_tokens(lane, m, others)
-    decode = step_seconds(lane.system, _decode(lane, m))
-    mixed = step_seconds(lane.system, _mixed(lane, m, tokens))
-    return decode, jnp.maximum(mixed, decode)
+    # one vectorized call for both: half the program to compile
+    both = jax.vmap(lambda p: step_seconds(lane.system, _mixed(lane, m, p)))(jnp.stack([jnp.zeros_like(tokens), tokens]))
+    return both[0], jnp.maximum(both[1], both[0])
 
 
-def _flow(lane: Lane, n: Array, others: Array, decode: Array, mixed: Array, residual: Array) -> tuple[Array, Array, Array]:
+def _flow(
+    lane: Lane, n: Array, others: Array, decode: Array, mixed: Array, residual: Array
+) -> tuple[Array, Array, Array]:
     """(mean iteration, requests/s of the lane, TTFT) for n decoding sequences of which `others` are seen."""
     m = 1.0 + others
     room, tokens, share = chunk_tokens(lane, m, others)
@@ -164,51 +160,58 @@ def _flow(lane: Lane, n: Array, others: Array, decode: Array, mixed: Array, resi
     return mean, rate, lane.system.calibration.step.request_s + wait + start + prefill
 
 
-def _solve(lane: Lane, others_of: Callable[[Array], Array], excess: Callable[..., Array], residual: Array) -> Array:
+def _solve(
+    lane: Lane, others_of: Callable[[Array], Array], excess: Callable[..., Array], residual: Array
+) -> tuple[Array, Array, Array]:
     """The n in (0, limit] at which `excess(n, mean, rate, ttft)`, rising in n, is zero; `limit` if it stays below.
 
-    The iteration times are worked out at `NODES` points and interpolated log-linearly for a bisection; one Newton
-    step with the exact times corrects the interpolation and carries the gradient (implicit differentiation: the
-    starting point is a constant to autodiff, its slope the exact one).
+    The iteration times are worked out at `NODES` points and interpolated log-linearly for a bisection; `POLISH`
+    Newton steps with the exact times and the interpolated slope remove the interpolation error. The gradient is
+    that of the root (implicit differentiation, `jax.lax.custom_root`), not of the iteration.
+
+    Returns:
+        n, whether it sits at the limit, and the seconds of (decode, mixed) iterations at the limit, [2].
     """
-    frozen = jax.lax.stop_gradient(lane)
-    high = frozen.limit
-    low = jnp.minimum(1e-3, 0.5 * high)
-    grid = jnp.linspace(0.0, 1.0, NODES)
-    log_m = jnp.log1p(others_of(high)) * grid
-    seen = jnp.expm1(log_m)
-    decode, mixed = jax.vmap(lambda o: _times(frozen, 1.0 + o, o))(seen)
-    log_decode, log_mixed = jnp.log(decode), jnp.log(mixed)
+    high = lane.limit
+    low = jnp.minimum(1e-4, 0.5 * high)
+    log_m = jnp.log1p(others_of(high)) * jnp.linspace(0.0, 1.0, NODES)
+    nodes = jnp.stack(jax.vmap(lambda o: _times(lane, 1.0 + o, o))(jnp.expm1(log_m)))
+    log_nodes = jnp.log(nodes)
     span = jnp.maximum(log_m[-1], 1e-12)
 
     def interpolated(n: Array) -> Array:
         others = others_of(n)
-        position = jnp.clip(jnp.log1p(others) / span * (NODES - 1), 0.0, NODES - 1 - 1e-6)
-        cell = jnp.floor(position)
-        weight = position - cell
-        inside = jnp.arange(NODES) - cell
-        pick = jnp.where(inside == 0, 1.0 - weight, jnp.where(inside == 1, weight, 0.0))
-        t_d, t_m = jnp.exp(jnp.sum(pick * log_decode)), jnp.exp(jnp.sum(pick * log_mixed))
-        return excess(n, *_flow(frozen, n, others, t_d, t_m, residual))
-
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        a, b = bracket
-        mid = jnp.sqrt(a * b)
-        below = interpolated(mid) < 0
-        return jnp.where(below, mid, a), jnp.where(below, b, mid)
-
-    a, b = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
-    start = jax.lax.stop_gradient(jnp.sqrt(a * b))
+        position = jnp.clip(jnp.log1p(others) / span * (NODES - 1), 0.0, NODES - 1)
+        # hat functions: a gather would not vectorize
+        weights = jnp.maximum(1.0 - jnp.abs(jnp.arange(NODES) - position), 0.0)
+        decode, mixed = jnp.exp(log_nodes @ weights)
+        return excess(n, *_flow(lane, n, others, decode, mixed, residual))
 
     def exact(n: Array) -> Array:
         others = others_of(n)
         return excess(n, *_flow(lane, n, others, *_times(lane, 1.0 + others, others), residual))
 
-    value, slope = jax.jvp(exact, (start,), (jnp.ones_like(start),))
-    slope = jax.lax.stop_gradient(jnp.maximum(slope, 1e-30))
-    newton = jnp.clip(start - value / slope, 0.5 * start, jnp.minimum(2.0 * start, lane.limit))
-    at_limit = jax.lax.stop_gradient(start >= high * (1.0 - 1e-4)) & (value < 0)
-    return jnp.where(at_limit, lane.limit, newton)
+    def root(f: Callable[[Array], Array], _: Array) -> Array:
+        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            a, b = bracket
+            mid = jnp.sqrt(a * b)
+            below = interpolated(mid) < 0
+            return jnp.where(below, mid, a), jnp.where(below, b, mid)
+
+        a, b = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
+        n = jnp.sqrt(a * b)
+        h = 0.01 * n
+        slope = jnp.maximum((interpolated(n + h) - interpolated(n - h)) / (2.0 * h), 1e-30)
+
+        def polish(_: int, n: Array) -> Array:
+            return jnp.clip(n - f(n) / slope, 0.5 * n, jnp.minimum(2.0 * n, high))
+
+        return jax.lax.fori_loop(0, POLISH, polish, n)
+
+    n = jax.lax.custom_root(exact, high, root, lambda g, y: y / g(jnp.ones_like(y)))
+    at_limit = jax.lax.stop_gradient(n >= high * (1.0 - 1e-6))
+    # at the limit n follows the limit, not the root
+    return jnp.where(at_limit, high, n), at_limit, nodes[:, -1]
 
 
 def closed_loop(system: System, workload: Workload, replicas: Array = 1.0) -> SteadyState:
@@ -234,13 +237,13 @@ def closed_loop(system: System, workload: Workload, replicas: Array = 1.0) -> St
     def excess(n: Array, mean: Array, rate: Array, ttft: Array) -> Array:
         return n + rate * ttft - clients
 
-    n = _solve(lane, others_of, excess, jnp.asarray(1.0))
-    others = others_of(n)
-    decode, mixed = _times(lane, 1.0 + others, others)
-    mean, rate, ttft = _flow(lane, n, others, decode, mixed, jnp.asarray(1.0))
+    n, at_limit, _ = _solve(lane, others_of, excess, jnp.asarray(1.0))
+    point = _point(lane, n, others_of(n), jnp.asarray(1.0))
     # beyond the limit of running sequences the rest waits: Little's law
-    ttft = jnp.maximum(ttft, safe_divide(clients - n, rate))
-    return _result(lane, workload, n, others, mean, rate, ttft, lanes, load=jnp.ones_like(n), unstable=False)
+    queued = safe_divide(clients - n, point.rate)
+    ttft = jnp.where(at_limit, jnp.maximum(point.ttft, queued), point.ttft)
+    point = replace(point, ttft=ttft)
+    return _result(lane, workload, point, lanes, load=jnp.ones_like(n), unstable=False)
 
 
 def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> SteadyState:
@@ -257,36 +260,41 @@ def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> Stea
         return rate - offered
 
     residual = jnp.asarray(0.5)
-    n = _solve(lane, others_of, excess, residual)
-    others = others_of(n)
-    decode, mixed = _times(lane, 1.0 + others, others)
-    mean, rate, ttft = _flow(lane, n, others, decode, mixed, residual)
+    n, _, at_top = _solve(lane, others_of, excess, residual)
     top = lane.limit
-    _, capacity, _ = _flow(lane, top, top, *_times(lane, 1.0 + top, top), residual)
+    _, capacity, _ = _flow(lane, top, top, at_top[0], at_top[1], residual)
     load = offered / jnp.maximum(capacity, 1e-30)
-    unstable = offered > 1.001 * rate
-    return _result(lane, workload, n, others, mean, rate, ttft, lanes, load=load, unstable=unstable)
+    point = _point(lane, n, others_of(n), residual)
+    return _result(lane, workload, point, lanes, load=load, unstable=load > 1.0)
+
+
+@pytree
+class _Point:
+    """One operating point of a lane."""
+
+    n: Array
+    share: Array
+    mean: Array
+    rate: Array
+    ttft: Array
+    step: StepTime
+
+
+def _point(lane: Lane, n: Array, others: Array, residual: Array) -> _Point:
+    m = 1.0 + others
+    _, tokens, share = chunk_tokens(lane, m, others)
+    both = jax.vmap(lambda p: step_time(lane.system, _mixed(lane, m, p)))(jnp.stack([jnp.zeros_like(tokens), tokens]))
+    slow = jnp.maximum(both.seconds[1], both.seconds[0])
+    mean, rate, ttft = _flow(lane, n, others, both.seconds[0], slow, residual)
+    step = jax.tree.map(lambda x: x[0] + share * (x[1] - x[0]), both)
+    return _Point(n=n, share=share, mean=mean, rate=rate, ttft=ttft, step=step)
 
 
 def _result(
-    lane: Lane,
-    workload: Workload,
-    n: Array,
-    others: Array,
-    mean: Array,
-    rate: Array,
-    ttft: Array,
-    lanes: Array,
-    *,
-    load: Array,
-    unstable: Array | bool,
+    lane: Lane, workload: Workload, point: _Point, lanes: Array, *, load: Array, unstable: Array | bool
 ) -> SteadyState:
-    system = lane.system
-    m = 1.0 + others
-    _, tokens, share = chunk_tokens(lane, m, others)
-    decode = step_time(system, _decode(lane, m))
-    mixed = step_time(system, _mixed(lane, m, tokens))
-    step: StepTime = jax.tree.map(lambda a, b: a + share * (b - a), decode, mixed)
+    system, step = lane.system, point.step
+    n, rate, ttft = point.n, point.rate, point.ttft
     # share of time with an iteration running: a lane with nobody decoding or prefilling idles
     pp = system.parallel.pp
     busy = jnp.clip(1.0 - jnp.exp(-(n + rate * ttft)), 0.0, 1.0)
@@ -305,12 +313,16 @@ def _result(
     kept = kv_bytes_per_chip(system.model, system.parallel, lane.context)
     occupancy = safe_divide(n * pp * kept, jnp.maximum(memory.kv_budget, 0.0))
     status = _status(memory.kv_budget, memory.kv_tokens, lane.request_kv, system.model.max_context, unstable)
-    bad = (status == Status.OUT_OF_MEMORY) | (status == Status.KV_TOO_SMALL) | (status == Status.CONTEXT_TOO_LONG)
+    bad = (
+        (status == Status.OUT_OF_MEMORY)
+        | (status == Status.KV_TOO_SMALL)
+        | (status == Status.CONTEXT_TOO_LONG)
+    )
 
     def good(x: Array) -> Array:
         return jnp.where(bad, jnp.nan, x)
 
-    tpot = mean
+    tpot = point.mean
     return SteadyState(
         ttft=good(ttft),
         tpot=good(tpot),
@@ -318,8 +330,8 @@ def _result(
         rate=good(rate * lanes),
         running=good(n),
         waiting=good(rate * ttft),
-        step=good(mean),
-        prefill_share=good(share),
+        step=good(point.mean),
+        prefill_share=good(point.share),
         load=good(load),
         kv_occupancy=good(occupancy),
         power=good(power),
@@ -330,7 +342,9 @@ def _result(
     )
 
 
-def _status(budget: Array, kv_tokens: Array, request_kv: Array, max_context: Array, unstable: Array | bool) -> Array:
+def _status(
+    budget: Array, kv_tokens: Array, request_kv: Array, max_context: Array, unstable: Array | bool
+) -> Array:
     status = jnp.where(unstable, Status.UNSTABLE, Status.OK)
     status = jnp.where(kv_tokens < request_kv, Status.KV_TOO_SMALL, status)
     status = jnp.where(budget <= 0, Status.OUT_OF_MEMORY, status)

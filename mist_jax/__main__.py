@@ -1,0 +1,50 @@
+"""The command line: `mist-jax [group=option] [key=value] [-m]`. Imports neither JAX nor xarray until a job runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from mist_jax.errors import ConfigError
+from mist_jax.paths import conf_dir
+
+EXIT_BAD_INPUT = 2
+
+
+def _job(config: DictConfig) -> Any:
+    from hydra.core.hydra_config import HydraConfig
+
+    from mist_jax.application import run
+
+    mapping = OmegaConf.to_container(config, resolve=True)
+    settings = HydraConfig.get()
+    return run(mapping, settings.runtime.output_dir, dict(settings.runtime.choices))  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Run the application; a description that cannot be right prints one message and exits with code 2."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, not as Hydra's own print and exit 1
+    application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)
+    try:
+        application()
+    except ConfigError as exc:
+        _fail(str(exc))
+    except Exception as exc:
+        if type(exc).__module__.startswith(("hydra.", "omegaconf.", "antlr4")):
+            from mist_jax.compose import explain
+
+            _fail(explain(exc))
+        raise
+
+
+def _fail(message: str) -> None:
+    print(f"mist-jax: {message}", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What one run does: dispatch on `mode`, print a table, write the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mist_jax.compose import name_groups
+from mist_jax.errors import ConfigError, nearest
+from mist_jax.schema import parse_scenario
+
+MODES: dict[str, str] = {
+    "evaluate": "mist_jax.application:run_evaluate",
+    "play": "mist_jax.application:run_play",
+}
+RESULT = "result.nc"
+
+
+def run(config: Mapping[str, Any], folder: str, choices: Mapping[str, str] | None = None) -> Any:
+    """Run one job of the command line.
+
+    Args:
+        config: the composed mapping.
+        folder: the run folder; must not hold a result yet.
+        choices: the option chosen of each config group.
+
+    Raises:
+        ConfigError: unknown mode, bad description, or a folder that already holds a result.
+    """
+    mapping = name_groups(dict(config), choices=choices)
+    mode = mapping.get("mode")
+    if mode not in MODES:
+        raise ConfigError(f"mode: got {mode!r}{nearest(str(mode), MODES)}; allowed: {', '.join(MODES)}")
+    out = Path(folder)
+    if (out / RESULT).exists():
+        raise ConfigError(f"hydra.run.dir: {out} already holds a result; choose another folder, nothing was changed")
+    return _handler(mode)(mapping, out)
+
+
+def _handler(mode: str) -> Callable[[dict[str, Any], Path], Any]:
+    import importlib
+
+    module, name = MODES[mode].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def start_jax() -> None:
+    """The application's JAX settings: double precision, and compiled programs kept between runs."""
+    import jax
+
+    from mist_jax.paths import cache_dir
+
+    jax.config.update("jax_enable_x64", True)
+    folder = cache_dir() / "jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a read-only home: run without the cache
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run_evaluate(mapping: dict[str, Any], out: Path) -> Any:
+    """mode=evaluate: one deployment in steady state."""
+    scenario = parse_scenario(mapping)
+    start_jax()
+    from mist_jax.evaluate import evaluate
+    from mist_jax.report.tables import print_evaluation
+
+    result = evaluate(scenario)
+    write(result, out, mapping)
+    print_evaluation(scenario, result)
+    if _wants_plots(mapping):
+        from mist_jax.report.plots import plot_breakdown, save
+
+        save(plot_breakdown(result), out / "breakdown.png")
+    print(f"\nwritten to {out}")
+    return result
+
+
+def run_play(mapping: dict[str, Any], out: Path) -> Any:
+    """mode=play: a trace, request by request."""
+    scenario = parse_scenario(mapping)
+    start_jax()
+    from mist_jax.play import play
+    from mist_jax.report.tables import print_play
+
+    result = play(scenario)
+    write(result, out, mapping)
+    print_play(scenario, result)
+    if _wants_plots(mapping):
+        from mist_jax.report.plots import plot_latency_cdf, plot_timeline, save
+
+        save(plot_latency_cdf(result), out / "latency_cdf.png")
+        save(plot_timeline(result), out / "timeline.png")
+    print(f"\nwritten to {out}")
+    return result
+
+
+def _wants_plots(mapping: Mapping[str, Any]) -> bool:
+    return bool((mapping.get("output") or {}).get("plots", True))
+
+
+def write(result: Any, out: Path, mapping: Mapping[str, Any]) -> None:
+    """`result.nc`, `summary.json` and `config.json` in the run folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    result.to_netcdf(out / RESULT)
+    (out / "summary.json").write_text(json.dumps(summary(result), indent=2, sort_keys=True) + "\n")
+    (out / "config.json").write_text(json.dumps(mapping, indent=2, default=str) + "\n")
+
+
+def summary(result: Any) -> dict[str, Any]:
+    """Scalars and attributes of a dataset as plain JSON values (NaN becomes null)."""
+    import math
+
+    def plain(value: Any) -> Any:
+        value = value.item() if hasattr(value, "item") else value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    scalars = {name: plain(var.values) for name, var in result.data_vars.items() if var.ndim == 0}
+    units = {name: result[name].attrs.get("units", "") for name in scalars}
+    attrs = {k: plain(v) for k, v in result.attrs.items()}
+    return {"values": scalars, "units": units, "attributes": attrs}

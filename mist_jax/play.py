@@ -1,0 +1,235 @@
+"""`play`: a request trace through a deployment, iteration by iteration, as a labelled dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mist_jax import build
+from mist_jax.errors import ConfigError
+from mist_jax.evaluate import describe, require_fit
+from mist_jax.queueing import playback
+from mist_jax.queueing import state as st
+from mist_jax.queueing.step_table import build_step_table
+from mist_jax.queueing.trace import Trace
+from mist_jax.schema import EngineSpec, HardwareSpec, ParallelismSpec, Scenario
+from mist_jax.system.deployment import System
+
+Array = np.ndarray
+
+#: Stages of a request on an aggregated engine, in order.
+STAGES = ("request", "queue", "prefill", "decode")
+PERCENTILES = (50, 90, 95, 99)
+
+
+def play(scenario: Scenario, trace: Trace | str | None = None) -> xr.Dataset:
+    """Play a trace and report every request.
+
+    Args:
+        scenario: the deployment; its workload gives the trace unless one is passed.
+        trace: a `Trace`, or the path or public name of one.
+
+    Returns:
+        Dataset along `request`: `arrival_s`, `ttft_s`, `tpot_s`, `e2e_s`, `prompt_tokens`, `output_tokens`,
+        `status` (0: served), `preemptions`, and `stage_s(request, stage)`; the summary is in the attributes.
+
+    Raises:
+        ConfigError: the deployment cannot be or does not fit. TraceError: the trace cannot be read.
+    """
+    import jax
+
+    from mist_jax.workloads import build_trace
+
+    text = "the given trace"
+    if isinstance(trace, str):
+        from mist_jax.io.trace_sources import open_trace
+
+        trace, text = open_trace(trace, seed=scenario.seed)
+    elif trace is None:
+        trace, text = build_trace(scenario)
+    with jax.enable_x64(True):
+        clients, links, system = build_clients(scenario, trace)
+    try:
+        played = playback.play(trace, clients, links=links)
+    except ValueError as exc:
+        raise ConfigError(f"engine: {exc}") from None
+    return to_dataset(scenario, played, system, text)
+
+
+def build_clients(
+    scenario: Scenario, trace: Trace
+) -> tuple[list[playback.Engine], list[playback.Link], System]:
+    """The engines of the scenario's pools, the links between them, and the decoding (or only) pool's system."""
+    from mist_jax.physics.memory import kv_bytes_total
+
+    system = build.build_system(scenario)
+    context = int(min(float(system.model.max_context), float((trace.prompt_tokens + trace.output_tokens).max())))
+    main = _engines(scenario, system, scenario.hardware, scenario.parallelism, scenario.engine, context)
+    if scenario.prefill is None:
+        return [main], [], system
+    pool = scenario.prefill
+    first = build.build_system(scenario, pool, "prefill.")
+    transfer = build.build_transfer(scenario)
+    per_token = float(kv_bytes_total(system.model, np.asarray(1000.0))) / 1000.0
+    front = _engines(scenario, first, pool.hardware, pool.parallelism, pool.engine, context, "prefill.")
+    link = playback.Link("kv", float(transfer.bandwidth) * pool.parallelism.replicas, float(transfer.latency))
+    from dataclasses import replace
+
+    front = replace(front, role="prefill", link="kv", kv_bytes_per_token=per_token, name="prefill")
+    main = replace(main, role="decode", kv_bytes_per_token=per_token, name="decode")
+    return [front, main], [link], system
+
+
+def _engines(
+    scenario: Scenario,
+    system: System,
+    hardware: HardwareSpec,
+    parallelism: ParallelismSpec,
+    engine: EngineSpec,
+    context: int,
+    where: str = "",
+) -> playback.Engine:
+    import jax
+
+    from mist_jax.evaluate import programs
+
+    memory = jax.tree.map(np.asarray, programs()["memory"](system))
+    require_fit(scenario, memory, where)
+    blocks = int(engine.num_gpu_blocks or memory.kv_blocks)
+    return playback.Engine(
+        table=build_step_table(system, max_context=context),
+        kv_blocks=blocks,
+        block_size=int(engine.block_size),
+        max_num_batched_tokens=int(engine.max_num_batched_tokens),
+        max_num_seqs=int(min(engine.max_num_seqs, engine.max_num_batched_tokens)),
+        max_model_len=int(float(system.model.max_context)),
+        policy=engine.policy,
+        count=int(parallelism.replicas * parallelism.dp),
+        name=hardware.name,
+    )
+
+
+def to_dataset(scenario: Scenario, played: playback.Played, system: System, text: str) -> xr.Dataset:
+    """Per-request results with units, and the summary as attributes."""
+    rq = played.requests
+    outside = float(system.calibration.step.request_s)
+    queue = rq["scheduled"] - rq["arrival"]
+    prefill = rq["first"] - rq["scheduled"]
+    decode = rq["finish"] - rq["first"]
+    served = rq["status"] == st.OK
+    stages = np.stack([np.where(served, outside, np.nan), queue, prefill, decode], axis=1)
+    ids = played.trace.request_id if played.trace.request_id is not None else np.arange(rq.size)
+
+    def column(values: Array, units: str, name: str) -> tuple[str, Array, dict[str, str]]:
+        return "request", np.asarray(values), {"units": units, "long_name": name}
+
+    ds = xr.Dataset(
+        {
+            "arrival_s": column(rq["arrival"], "s", "arrival"),
+            "ttft_s": column(played.ttft_s + outside, "s", "time to first token"),
+            "tpot_s": column(played.tpot_s, "s", "time per output token after the first"),
+            "e2e_s": column(played.e2e_s + outside, "s", "end-to-end latency"),
+            "prompt_tokens": column(rq["prompt"], "1", "prompt tokens"),
+            "output_tokens": column(rq["output"], "1", "generated tokens"),
+            "preemptions": column(rq["preemptions"], "1", "times the request was preempted"),
+            "status": column(rq["status"], "1", "0: served"),
+            "stage_s": (("request", "stage"), stages, {"units": "s", "long_name": "time in each stage"}),
+        },
+        coords={"request": ids, "stage": list(STAGES)},
+    )
+    ds.attrs.update(describe(scenario), trace=text)
+    ds.attrs.update(summarize(scenario, ds, played, system))
+    return ds
+
+
+def good_requests(scenario: Scenario, ds: xr.Dataset) -> Array:
+    """Which requests meet the SLO (those not served do not)."""
+    good = ds.status.values == st.OK
+    for limit, name in ((scenario.slo.ttft, "ttft_s"), (scenario.slo.tpot, "tpot_s"), (scenario.slo.e2e, "e2e_s")):
+        if limit is not None:
+            value = ds[name].values
+            # an answer of one token has no TPOT: nothing to miss
+            good &= (value <= limit) | (np.isnan(value) & (name == "tpot_s"))
+    return good
+
+
+def summarize(scenario: Scenario, ds: xr.Dataset, played: playback.Played, system: System) -> dict[str, Any]:
+    """Percentiles, goodput, throughput, cost and energy of the whole run, as plain numbers."""
+    out: dict[str, Any] = {"requests": int(ds.sizes["request"]), "served": int((ds.status.values == st.OK).sum())}
+    for name in ("ttft", "tpot", "e2e"):
+        values = ds[f"{name}_s"].values
+        values = values[np.isfinite(values)]
+        if not values.size:
+            continue
+        out[f"{name}_mean_s"] = float(values.mean())
+        for p, v in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True):
+            out[f"{name}_p{p}_s"] = float(v)
+    finished = ds.arrival_s.values + ds.e2e_s.values
+    span = float(np.nanmax(finished) - np.nanmin(ds.arrival_s.values)) if out["served"] else float("nan")
+    served = ds.status.values == st.OK
+    tokens = float(ds.output_tokens.values[served].sum())
+    good = good_requests(scenario, ds)
+    chips, dollars = _fleet(scenario)
+    out |= {
+        "makespan_s": span,
+        "goodput_share": float(good.mean()),
+        "goodput_per_s": float(good.sum() / span),
+        "output_tokens_per_s": tokens / span,
+        "preempted_requests": int((ds.preemptions.values > 0).sum()),
+        "chips": chips,
+        "cost_usd": dollars * span,
+        "cost_per_million_output_tokens_usd": dollars * span / tokens * 1e6 if tokens else float("nan"),
+    }
+    stage = np.nansum(ds.stage_s.values, axis=0)
+    out |= {f"stage_share_{s}": float(x) for s, x in zip(STAGES, stage / stage.sum(), strict=True)}
+    out |= _energy(scenario, played, system, span, tokens)
+    return out
+
+
+def _fleet(scenario: Scenario) -> tuple[float, float]:
+    """(chips, dollars per second) of all pools."""
+    pools = [(scenario.hardware, scenario.parallelism)]
+    if scenario.prefill is not None:
+        pools.append((scenario.prefill.hardware, scenario.prefill.parallelism))
+    counts = [build.chips(p) * p.replicas for _, p in pools]
+    return sum(counts), sum(n * h.price.usd_per_hour / 3600.0 for n, (h, _) in zip(counts, pools, strict=True))
+
+
+def _energy(
+    scenario: Scenario, played: playback.Played, system: System, span: float, tokens: float
+) -> dict[str, float]:
+    """Energy of the run: idle power all the time, and what the work of all requests takes on top.
+
+    The work is that of the mean iteration of each kind, summed: prefill of each prompt alone, decode at the mean
+    batch. An estimate; the steady state's `power_share_w` uses the same coefficients per iteration.
+    """
+    import jax
+
+    from mist_jax.physics.step import step_time
+    from mist_jax.physics.step_energy import step_energy
+    from mist_jax.system.batch import decode_batch, prefill_batch
+
+    served = played.requests["status"] == st.OK
+    if not served.any():
+        return {}
+    rq = played.requests[served]
+    busy_time = np.nansum(rq["finish"] - rq["first"])
+    steps = max(float(rq["output"].sum() - rq.size), 1.0)
+    engines = scenario.parallelism.replicas * scenario.parallelism.dp
+    batch = max(busy_time / max(span, 1e-9) / engines, 1.0)
+    context = float(np.average(rq["prompt"] + 0.5 * rq["output"], weights=np.maximum(rq["output"], 1)))
+    with jax.enable_x64(True):
+        program = jax.jit(step_time)
+        pre = program(system, prefill_batch(float(rq["prompt"].mean())))
+        dec = program(system, decode_batch(batch, context))
+        per = [
+            np.asarray(step_energy(system.calibration.energy, system.hardware, s.flops.sum(), s.bytes.sum(), s.sent.sum(),
+                                   s.seconds - s.by_operator[-1], s.seconds))
+            for s in (pre, dec)
+        ]  # fmt: skip
+    dynamic = per[0][1:].sum() * rq.size + per[1][1:].sum() * steps / batch
+    chips = build.chips(scenario.parallelism)
+    joules = float(system.hardware.idle_power) * span * chips * scenario.parallelism.replicas + dynamic * chips
+    return {"energy_j": float(joules), "energy_per_output_token_j": float(joules / max(tokens, 1.0))}

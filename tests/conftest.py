@@ -1,0 +1,22 @@
+"""What all tests share: double precision, and where the measured data lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from mist_jax.paths import data_dir
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_platforms", "cpu")
+
+
+@pytest.fixture(scope="session")
+def measured() -> Path:
+    """The folder of measured data; tests that need it are skipped, with this reason, where it is missing."""
+    folder = data_dir()
+    if not (folder / "serving").is_dir():
+        pytest.skip(f"no measured data in {folder}; set MIST_DATA_DIR (see README.md, 'Data')")
+    return folder
