@@ -53,8 +53,8 @@ def make_splits(
     Args:
         frame: from `read_serving`, with measurements.
         kind: `random` (measurements at random: other concurrencies of a deployment stay in training),
-            `deployment` (groups at random), `system`, `model`, `engine`, `isl` (each value once; `isl` by class
-            of length, so that 1000 leaves with 1024).
+            `deployment` (groups at random), `system`, `model`, `engine`, `isl` (each value once; `isl` by
+            class of length, so that 1000 leaves with 1024).
         folds: for `random` and `deployment`.
         seed: enters a hash with the identity of the unit; the order of the rows plays no part.
         anchored: move one measured point of each test deployment to training: the median concurrency.
@@ -63,7 +63,7 @@ def make_splits(
     """
     rows = frame[(frame.status != "refused") & frame.ttft_ms.notna() & frame.tpot_ms.notna()]
     if kind == "random":
-        unit = rows.ttft_ms.map("{:.5e}".format) + rows.tpot_ms.map("{:.5e}".format) + rows.system
+        unit = rows.ttft_ms.map("{:.2f}|".format) + rows.tpot_ms.map("{:.2f}|".format) + rows.system
     elif kind == "deployment":  # named by its first deployment, so that the order of rows plays no part
         unit = rows.deployment.groupby(groups(rows)).transform("min")
     elif kind in ("system", "model", "engine"):

@@ -26,8 +26,8 @@ _ACCELERATORS = (
     ("A100", "a100_sxm"),
     ("Orin", "jetson_orin"),
 )
-#: Longest prompt and answer in tokens, mlcommons/inference, benchmark table of v4.1. Mean answers are in each row
-#: (`tokens_per_sample`: 291 llama2-70b, 69 gptj, 146 mixtral); mean prompts are not published: an assumption.
+#: Longest prompt and answer in tokens, mlcommons/inference, benchmark table of v4.1. Mean answers are in each
+#: row (`tokens_per_sample`: 291 llama2-70b, 69 gptj, 146 mixtral); mean prompts are not published: an assumption.
 MAX_PROMPT = {"llama2_70b": 1024, "mixtral_8x7b": 2048, "gptj_6b": 1919}
 MAX_OUTPUT = {"llama2_70b": 1024, "mixtral_8x7b": 1024, "gptj_6b": 128}
 
@@ -35,8 +35,8 @@ MAX_OUTPUT = {"llama2_70b": 1024, "mixtral_8x7b": 1024, "gptj_6b": 128}
 def read_mlperf(path: str | Path | None = None) -> pd.DataFrame:
     """`inference_v4_1_llm.csv` → one row a run.
 
-    Columns: submitter, platform, accelerator (as submitted), system, n_gpus (all nodes), nodes, host, software,
-    engine (trtllm | vllm | other), model, scenario (offline | server | singlestream), precision (of the
+    Columns: submitter, platform, accelerator (as submitted), system, n_gpus (all nodes), nodes, host,
+    software, engine (trtllm | vllm | other), model, scenario (offline | server | singlestream), precision (of the
     submissions: fp8 on Hopper, Ada and MI300X, int4 on Orin; not a column of the source), samples_per_s,
     tokens_per_s, offered_per_s, tokens_per_sample, {ttft,tpot,latency}_{mean,p50,p90,p99}_ms, status, reason.
 

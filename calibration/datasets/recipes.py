@@ -10,8 +10,12 @@ Pools are written `<workers>x<kind><gpus>` with kind
     N  attention data parallel, experts in tensor   (dp = gpus, moe_tp = gpus)
 Speculative decoding is the number of drafted tokens per step (0 none, `m` = on, depth not named).
 `batch` is the decode engine's maximal batch per attention-DP rank where the recipe's name states it (0: not).
+It decides TTFT: with slots = batch x DP x workers, what exceeds the slots waits (DATA.md).
 The H200 TensorRT-LLM dumps multiply the recipe's concurrency by its decode workers: both are listed. Lines
-with osl 8192 and a few older ones come from the rows of the 2026-04-27 dump, which kept the layout.
+with osl 8192 and a few older ones come from the rows of the 2026-04-27 dump, which kept the layout and holds
+no speculative runs; the same launches were run with speculation too, so they are listed twice. One name is
+not believed: `batch8` of the B200 FP4 8192/1024 launch at up to 100 requests, where TTFT shows no wait for 40
+slots.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ b200_sxm trtllm fp4 8192 1024 3 548 3xD4 1xD8 64
 b200_sxm trtllm fp4 8192 1024 1 1096,1691 5xD4 1xD8 192
 b200_sxm trtllm fp4 8192 1024 3 658 5xD4 2xD8 32
 b200_sxm trtllm fp4 8192 1024 0 6 1xD4 5xE8 1
-b200_sxm trtllm fp4 8192 1024 0 10,15,25,50,100 1xD4 5xE8 8
+b200_sxm trtllm fp4 8192 1024 0 10,15,25,50,100 1xD4 5xE8 0
 b200_sxm trtllm fp4 8192 1024 0 370 2xD4 5xE8 64
 b200_sxm trtllm fp4 8192 1024 0 1606 4xD4 1xD8 192
 b200_sxm trtllm fp4 8192 1024 0 837 4xD4 3xD8 32
@@ -401,6 +405,24 @@ gb300 trtllm fp8 1024 8192 0 4096,8192 1xD4 2xD16 0
 gb300 trtllm fp8 1024 8192 0 4,36 1xD4 4xE8 0
 h100_sxm sglang fp8 1024 8192 0 1,2,4,8,16,32,64 1xT16 2xT16 0
 h100_sxm sglang fp8 1024 8192 m 1,2,4,8,16,32,64 1xT16 2xT16 0
+b200_sxm sglang fp8 8192 1024 m 128 1xD8 1xD8 0
+b200_sxm sglang fp8 8192 1024 m 4,32,64 1xE8 1xE8 0
+b200_sxm sglang fp8 8192 1024 m 64 1xE8 4xE8 0
+b200_sxm sglang fp8 8192 1024 m 256 2xD8 1xD8 0
+gb200 trtllm fp4 1024 1024 m 4,8,16,32,64,128,256,564 1xE4 4xE8 0
+gb200 trtllm fp4 1024 8192 m 60,135 1xD4 15xE4 0
+gb200 trtllm fp4 1024 8192 m 2048,4096,8192 1xD4 1xD32 0
+gb200 trtllm fp4 1024 8192 m 7 1xD4 7xE8 0
+gb200 trtllm fp4 8192 1024 m 3,6,12,24,48,102 1xE4 3xE8 0
+gb200 trtllm fp4 8192 1024 m 256 4xD4 1xD32 0
+gb200 trtllm fp8 1024 8192 m 2048 1xD8 1xD32 0
+gb200 trtllm fp8 1024 8192 m 8192 1xD8 2xD16 0
+gb200 trtllm fp8 1024 8192 m 4,36 1xD8 4xE8 0
+gb300 trtllm fp4 1024 8192 m 60 1xD2 15xE4 0
+gb300 trtllm fp4 1024 8192 m 1024,4096,8192 1xD2 1xD32 0
+gb300 trtllm fp8 1024 8192 m 1024 1xD4 1xD32 0
+gb300 trtllm fp8 1024 8192 m 4096,8192 1xD4 2xD16 0
+gb300 trtllm fp8 1024 8192 m 4,36 1xD4 4xE8 0
 [kimi_k2_5]
 gb200 trtllm fp4 1024 1024 0 4,192,360,668 1xD4 4xE8 128
 gb200 trtllm fp4 1024 1024 0 5,15,30,55 1xD4 5xE4 8

@@ -53,8 +53,8 @@ def read_serving(path: str | Path | None = None) -> pd.DataFrame:
         prefill_*, decode_* for replicas, tp, pp, dp, moe_tp, ep, gpus (gpus of all workers of the pool; an
         aggregated row has the same pool in both), n_gpus,
         layout_source (row | recipe | ambiguous | assumed | total), max_batch (decode engine's limit per
-        attention-DP rank as launched, nan if not stated), decode_batch (concurrency per attention-DP rank of
-        a decode worker),
+        attention-DP rank as launched, nan if not stated), slots (max_batch x DP x decode workers),
+        decode_batch (concurrency per attention-DP rank of a decode worker, slots not heeded),
         mtp (probability of speculative decoding, known without measuring), mtp_depth (drafted tokens per
         step, nan unknown), mtp_fit (as mtp, but 0 or 1 where the measurements of a pair tell),
         suspect ('' or why a measurement should not be fitted although it can be predicted),
@@ -75,6 +75,7 @@ def read_serving(path: str | Path | None = None) -> pd.DataFrame:
     frame["measurement_id"] = _measurement_ids(frame)
     _inherit_layouts(frame)
     frame["mtp_fit"] = _observed_mtp(frame)
+    frame["slots"] = frame.max_batch * frame.decode_dp * frame.decode_replicas
     frame["deployment"] = _deployments(frame)
     usable = frame.status != "refused"
     count = frame[usable].groupby("measurement_id").id.transform("size")
@@ -155,14 +156,13 @@ def canonical_row(row: dict) -> dict:
 
 def _suspect(row: dict) -> str:
     """Series that contradict themselves, named by what they have in common (DATA.md, "suspect")."""
-    if (
-        row["model"] == "qwen3_32b"
-        and row["system"] == "gb200"
-        and row["date"] in ("2026-03-22", "2026-03-23")
-    ):
+    date = row["date"]
+    if row["model"] == "qwen3_32b" and row["system"] == "gb200" and date in ("2026-03-22", "2026-03-23"):
         return "TPOT rises and falls with concurrency"
-    if row["engine"] == "sglang" and row["date"] == "2025-11-10" and row["system"] == "b200_sxm":
+    if row["engine"] == "sglang" and date == "2025-11-10" and row["system"] == "b200_sxm":
         return "TTFT holds seconds of start-up work"
+    if row["model"] == "gpt_oss_120b" and row["concurrency"] == 512 and date in ("2025-12-05", "2025-12-08"):
+        return "TPOT of a batch of six at concurrency 512"
     if row["dump"] == "gap-analysis" and row["model"] == "deepseek_r1" and row["system"] == "b200_sxm":
         return "TPOT of 90 ms whatever the load"
     return ""
@@ -254,6 +254,8 @@ def _disaggregated(
         origin = "total" if math.isnan(gpus[1]) else "assumed"
         if recipe is None:
             recipe = _plain_recipe(gpus, concurrency)
+        if engine == "trtllm" and model == "deepseek_r1":  # both modes were run; the launch is not known
+            mtp = 0.3 if recipe.speculative == 0 else 0.6
         notes.repairs.append(
             "both pools in one GPU count: split as in the nearest known launch"
             if origin == "total"
@@ -292,11 +294,11 @@ def _plain_recipe(gpus: tuple[float, float], concurrency: float) -> Recipe:
 def _measurement_ids(frame: pd.DataFrame) -> pd.Series:
     """Equal (TTFT, TPOT) of one system and lengths = one measurement; a row without them is its own.
 
-    The dumps round differently (2026-03-25 and 04-06 to 6 decimals), hence 6 significant digits.
+    The sources round differently (some to 0.01 ms), hence two decimals of both.
     """
     has = frame.ttft_ms.notna() & frame.tpot_ms.notna()
     key = [
-        f"{s}|{i:g}|{o:g}|{a:.5e}|{b:.5e}" if ok else f"row|{n}"
+        f"{s}|{i:g}|{o:g}|{a:.2f}|{b:.2f}" if ok else f"row|{n}"
         for n, (s, i, o, a, b, ok) in enumerate(
             zip(frame.system, frame.isl, frame.osl, frame.ttft_ms, frame.tpot_ms, has)
         )

@@ -246,11 +246,12 @@ def nearest_recipe(
                 fits = math.isnan(prefill) or r.prefill.gpus + r.decode.gpus == prefill
             else:
                 fits = r.prefill.tp * r.prefill.dp == prefill and r.decode.tp * r.decode.dp == decode
-            if not fits or r.speculative != 0:
+            if not fits:
                 continue
             distance = abs(math.log(max(concurrency, 1) / c))
             distance += 1.0 * abs(math.log((isl / osl) / (i / o))) / math.log(8.0)
-            distance += 2.0 * (e != engine) + 1.0 * (s != system) + 0.7 * (p != label) + 1.0 * (m != model)
+            distance += 0.3 * (r.speculative != 0) + 2.0 * (e != engine) + 1.0 * (s != system)
+            distance += 0.7 * (p != label) + 1.0 * (m != model)
             if distance < best_distance:
                 best, best_distance = r, distance
     return best
