@@ -49,7 +49,9 @@ def dominant_weights(demand: Array, capacity: Array) -> Array:
     """
     import jax.numpy as jnp
 
-    share = jnp.max(demand / capacity, axis=-1)
+    from mist_jax.physics.extremes import largest
+
+    share = largest(demand / capacity)
     busy = share > 0
     return jnp.where(busy, 1.0 / jnp.where(busy, share, 1.0), 1.0)
 
@@ -66,7 +68,8 @@ def _fill_once(xp: Any, state: tuple, demand: Array, capacity: Array, caps: Arra
     # An infinite cap must not enter the quotient: its slope in the weight is infinite, and 0 * inf is NaN.
     capped = pull & xp.isfinite(caps)
     level_cap = xp.where(capped, xp.where(capped, caps, 1.0) / xp.where(capped, weights, 1.0), xp.inf)
-    level = xp.minimum(xp.min(level_resource), xp.min(level_cap))
+    # By index, not by value: see `physics.extremes`.
+    level = xp.minimum(level_resource[xp.argmin(level_resource)], level_cap[xp.argmin(level_cap)])
     bounded = xp.isfinite(level)
     level = xp.where(bounded, level, 0.0)
     reach = level * (1.0 + _TIE)
@@ -135,8 +138,10 @@ def single_job_rate(demand: Array, capacity: Array, cap: Array = np.inf) -> Arra
     """The roofline, min(cap, min_r C_r / D_r): the rate of one job alone; [resources] each."""
     import jax.numpy as jnp
 
+    from mist_jax.physics.extremes import smallest
+
     used = demand > 0
-    return jnp.minimum(cap, jnp.min(jnp.where(used, capacity / jnp.where(used, demand, 1.0), jnp.inf)))
+    return jnp.minimum(cap, smallest(jnp.where(used, capacity / jnp.where(used, demand, 1.0), jnp.inf)))
 
 
 def fluid_play(

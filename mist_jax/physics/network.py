@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mist_jax.physics.contention import fair_shares
+from mist_jax.physics.extremes import largest, smallest
 from mist_jax.pytree import pytree
 from mist_jax.system.hardware import Hardware
 
@@ -184,11 +185,11 @@ def all_reduce_times(network: Network, nbytes: Array, chips: Array) -> Array:
             jnp.stack(
                 [
                     launch + jnp.sum(2.0 * steps * hop + 2.0 * steps / group * nbytes * per_byte),
-                    launch + 2.0 * (n - 1.0) * hop[top] + jnp.max(ring * per_byte),
+                    launch + 2.0 * (n - 1.0) * hop[top] + largest(ring * per_byte),
                     launch
                     + jnp.sum(jnp.where(spanned, 2.0 * jnp.ceil(jnp.log2(group)) * hop, 0.0))
-                    + jnp.max(2.0 * nbytes * per_byte),
-                    launch + hop[top] + jnp.max((n - inside) * nbytes * per_byte_port),
+                    + largest(2.0 * nbytes * per_byte),
+                    launch + hop[top] + largest((n - inside) * nbytes * per_byte_port),
                 ]
             )
         )
@@ -197,9 +198,7 @@ def all_reduce_times(network: Network, nbytes: Array, chips: Array) -> Array:
 
 def _fastest(times: Array, softness: Array) -> Array:
     """Minimum; for softness > 0 the p-norm (sum t^-p)^(-1/p) with p = 1/softness, never above it."""
-    # Not jnp.min: its slope looks for the elements equal to the minimum, and after fusion none may be, bit by
-    # bit.
-    best = times.ravel()[jnp.argmin(times)]
+    best = smallest(times.ravel())
     some = best > 0
     power = 1.0 / jnp.maximum(softness, 1e-2)
     # In logarithms: powers of small ratios become subnormal, and XLA's slope of such a power is NaN.
@@ -247,7 +246,7 @@ def all_to_all_seconds(network: Network, nbytes: Array, chips: Array) -> Array:
         group, _, per_byte_port = _rates(network, n, p, False)
         inside = jnp.concatenate([jnp.ones(1), jnp.cumprod(group)[:-1]])
         hop = network.links.hop_s[top_level(network, n), p]
-        out.append(_launch(network, n, p) + hop + jnp.max((n - inside) / n * nbytes * per_byte_port))
+        out.append(_launch(network, n, p) + hop + largest((n - inside) / n * nbytes * per_byte_port))
     return jnp.where(n > 1, jnp.minimum(out[0], out[1]), 0.0)
 
 
@@ -263,7 +262,7 @@ def send_seconds(network: Network, nbytes: Array, level: Array, ports: Array = 1
     port = network.bandwidth[level] * lk.group[level, 0] / network.oversubscription[level]
     there = port > 0
     rate = jnp.where(there, port, 1.0) * ports * lk.share[level]
-    time = jnp.min(lk.launch_s[level] + nbytes / rate) + network.latency[level]
+    time = smallest(lk.launch_s[level] + nbytes / rate) + network.latency[level]
     return jnp.where(there, time, jnp.inf)
 
 
