@@ -1,0 +1,174 @@
+"""Numbers and names for people: seconds as ms, bytes as GB, `ttft_s` as "TTFT"."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+#: variable → (short name, unit shown, factor from SI to that unit)
+SHOWN: dict[str, tuple[str, str, float]] = {
+    "ttft_s": ("TTFT", "ms", 1e3),
+    "tpot_s": ("TPOT", "ms", 1e3),
+    "e2e_s": ("End-to-end latency", "s", 1.0),
+    "request_rate": ("Requests", "1/s", 1.0),
+    "output_tokens_per_s": ("Generated tokens", "tokens/s", 1.0),
+    "total_tokens_per_s": ("Tokens in and out", "tokens/s", 1.0),
+    "output_tokens_per_s_per_chip": ("Throughput per chip", "tokens/s", 1.0),
+    "tokens_per_s_per_user": ("Speed per user", "tokens/s", 1.0),
+    "running": ("Sequences decoding", "", 1.0),
+    "waiting": ("Requests waiting", "", 1.0),
+    "step_s": ("Engine iteration", "ms", 1e3),
+    "prefill_share": ("Iterations with prefill", "%", 100.0),
+    "load": ("Load", "%", 100.0),
+    "kv_occupancy": ("KV cache in use", "%", 100.0),
+    "flops_utilization": ("Compute utilisation", "%", 100.0),
+    "bandwidth_utilization": ("Bandwidth utilisation", "%", 100.0),
+    "power_w": ("Power per chip", "W", 1.0),
+    "energy_per_output_token_j": ("Energy per generated token", "J", 1.0),
+    "cost_per_million_output_tokens_usd": ("Cost per million generated tokens", "USD", 1.0),
+    "chips": ("Chips", "", 1.0),
+    "weights_bytes": ("Weights per chip", "GB", 1e-9),
+    "kv_budget_bytes": ("KV budget per chip", "GB", 1e-9),
+    "kv_blocks": ("KV blocks", "", 1.0),
+    "kv_tokens": ("KV cache", "tokens", 1.0),
+    "goodput_share": ("Requests within the SLO", "%", 100.0),
+    "goodput_per_s": ("Goodput", "1/s", 1.0),
+    "hit_rate": ("Hit rate", "%", 100.0),
+    "concurrency": ("Concurrency", "requests", 1.0),
+    "rate": ("Offered rate", "requests/s", 1.0),
+    "isl": ("Prompt length", "tokens", 1.0),
+    "osl": ("Answer length", "tokens", 1.0),
+}
+
+#: operator, stage or share → words
+WORDS: dict[str, str] = {
+    "attention_in": "attention: input projections",
+    "attention_prefill": "attention: prefill",
+    "attention_decode": "attention: decode",
+    "attention_index": "attention: sparse index",
+    "recurrence": "recurrence",
+    "attention_out": "attention: output projection",
+    "ffn_dense": "feed-forward",
+    "ffn_shared": "shared experts",
+    "router": "router",
+    "experts": "experts",
+    "elementwise": "norms, rotary, activations",
+    "all_reduce": "all-reduce",
+    "expert_dispatch": "expert dispatch",
+    "pipeline_send": "pipeline send",
+    "lm_head": "LM head",
+    "host": "host",
+    "request": "request handling",
+    "queue": "queue",
+    "prefill": "prefill",
+    "decode": "decode",
+    "transfer": "KV transfer",
+}
+MISSING = "n/a"
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+
+
+def words(name: str) -> str:
+    """An operator, stage or share in words; unknown names lose their underscores."""
+    return WORDS.get(name, name.replace("_", " "))
+
+
+def duration(seconds: Any) -> str:
+    """Seconds in the unit that reads best: `80.5 ms`, `3.71 s`, `12.4 min`."""
+    value = float(seconds)
+    if not math.isfinite(value):
+        return MISSING
+    size = abs(value)
+    for limit, factor, unit in (
+        (1e-3, 1e6, "us"),
+        (1.0, 1e3, "ms"),
+        (120.0, 1.0, "s"),
+        (7200.0, 1 / 60, "min"),
+    ):
+        if size < limit:
+            return f"{number(value * factor)} {unit}" if value else "0 s"
+    return f"{number(value / 3600)} h"
+
+
+def number(value: Any) -> str:
+    """Three significant digits without an exponent where that stays short; thousands are separated."""
+    value = float(value)
+    if not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 999.5:
+        return f"{value:,.0f}" if size < 1e7 else prefixed(value).strip()
+    if size < 1e-3:
+        return f"{value:.2e}"
+    # round first: 0.9996 is 1.00, and 99.96 is 100
+    value = float(f"{value:.3g}")
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}"
+
+
+def prefixed(value: Any, unit: str = "") -> str:
+    """A number with a decimal prefix: 5.655e10, "B" → `56.5 GB`."""
+    value = float(value)
+    if not math.isfinite(value):
+        return MISSING
+    for factor, prefix in _PREFIXES:
+        if abs(value) >= factor * 0.9995:
+            return f"{number(value / factor)} {prefix}{unit}"
+    return f"{number(value)} {unit}"
+
+
+def percent(share: Any) -> str:
+    """A share as per cent."""
+    value = float(share)
+    if not math.isfinite(value):
+        return MISSING
+    return f"{100 * value:.1f} %" if 0 < abs(value) < 0.1 else f"{100 * value:.0f} %"
+
+
+def dollars(value: Any) -> str:
+    """US dollars, cents for small sums."""
+    value = float(value)
+    if not math.isfinite(value):
+        return MISSING
+    return f"${value:,.2f}" if abs(value) >= 0.1 else f"${value:.4f}"
+
+
+def show(name: str, value: Any) -> str:
+    """The value of a variable as a person writes it."""
+    if name.endswith("_usd") or "_usd" in name:
+        return dollars(value)
+    if name.endswith("_s") and not name.endswith("per_s"):
+        return duration(value)
+    if name.endswith("_bytes"):
+        return prefixed(value, "B")
+    _, unit, factor = SHOWN.get(name, (name, "", 1.0))
+    if unit == "%":
+        return percent(value)
+    return f"{number(float(value) * factor)} {unit}".strip()
+
+
+def title(name: str) -> str:
+    """The short name of a variable or of a dotted path: `workload.rate` → "Offered rate"."""
+    short = name.rsplit(".", 1)[-1]
+    if name in SHOWN:
+        return SHOWN[name][0]
+    if short in SHOWN:
+        return SHOWN[short][0]
+    text = name.rsplit(".", 2)
+    return " ".join(text[-2:]).replace("_", " ") if len(text) > 1 else name.replace("_", " ")
+
+
+def axis_label(name: str, units: str = "") -> str:
+    """The label of an axis with its unit: `ttft_s` → "TTFT (ms)"; `units` is used for names not known here."""
+    short = name if name in SHOWN else name.rsplit(".", 1)[-1]
+    unit = SHOWN[short][1] if short in SHOWN else ("" if units == "1" else units)
+    return f"{title(name)} ({unit})" if unit else title(name)
+
+
+def scaled(name: str, values: Any) -> np.ndarray:
+    """Values of a variable in the unit that `axis_label` names."""
+    return np.asarray(values, dtype=float) * (SHOWN[name][2] if name in SHOWN else 1.0)

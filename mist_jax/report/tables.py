@@ -1,0 +1,230 @@
+"""Compact tables for the terminal, readable at 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mist_jax.report import quantities as q
+from mist_jax.schema import Scenario
+
+#: What `print_evaluation` shows, pairs side by side.
+EVALUATION_ROWS = (
+    ("ttft_s", "output_tokens_per_s"),
+    ("tpot_s", "output_tokens_per_s_per_chip"),
+    ("e2e_s", "tokens_per_s_per_user"),
+    ("request_rate", "load"),
+    ("running", "waiting"),
+    ("step_s", "prefill_share"),
+    ("flops_utilization", "bandwidth_utilization"),
+    ("weights_bytes", "kv_budget_bytes"),
+    ("kv_tokens", "kv_occupancy"),
+    ("power_w", "energy_per_output_token_j"),
+    ("chips", "cost_per_million_output_tokens_usd"),
+)
+_SHORTER = {
+    "cost_per_million_output_tokens_usd": "Cost per 1M tokens",
+    "energy_per_output_token_j": "Energy per token",
+}
+PERCENTILES = (50, 90, 95, 99)
+_BAR = 18
+
+
+def console(width: int | None = None) -> Console:
+    """A console that does not colour numbers on its own; as wide as the terminal, 80 where there is none."""
+    return Console(highlight=False, width=width)
+
+
+def headline(scenario: Scenario, ds: xr.Dataset) -> list[str]:
+    """Two lines: what serves, and what arrives."""
+    work = scenario.workload
+    chips = ds.attrs.get("chips", ds["chips"].item() if "chips" in ds else None)
+    count = f"{q.number(chips)} x " if chips is not None else ""
+    arrivals = {
+        "closed": f"closed loop, concurrency {work.concurrency:g}",
+        "trace": f"trace {work.trace}",
+        "poisson": f"Poisson arrivals, {q.number(work.rate)} requests/s",
+        "gamma": f"gamma arrivals, {q.number(work.rate)} requests/s, CV {work.burstiness:g}",
+    }[work.arrivals]
+    plan = ds.attrs.get("parallelism", "")
+    hardware = scenario.hardware.name
+    if scenario.prefill is not None:
+        hardware = f"({scenario.prefill.hardware.name} prefill, {hardware} decode)"
+    return [
+        f"{scenario.model.name} on {count}{hardware}, {scenario.engine.name}, {plan}".rstrip(", "),
+        f"{work.name}: {q.number(work.isl)} tokens in, {q.number(work.osl)} out; {arrivals}",
+    ]
+
+
+def print_evaluation(scenario: Scenario, ds: xr.Dataset, to: Console | None = None) -> None:
+    """Print the steady state of one deployment: latencies, rates, use, cost, SLO verdict and the iteration's parts.
+
+    Args:
+        scenario: what was evaluated. ds: the result of `mist_jax.evaluate`. to: where to print (default: stdout).
+    """
+    out = to or console()
+    _print_headline(out, scenario, ds)
+    out.print(_pairs(ds))
+    for line in slo_lines(scenario, ds):
+        out.print(line)
+    if "breakdown_s" in ds and ds["breakdown_s"].ndim == 1:
+        out.print()
+        out.print(_breakdown(ds["breakdown_s"], "part", "Mean iteration by operator"))
+    status = ds.attrs.get("status", "ok")
+    if status != "ok":
+        out.print(Text(f"status: {status}", style="bold red"))
+
+
+def print_play(scenario: Scenario, ds: xr.Dataset, to: Console | None = None) -> None:
+    """Print a played trace: percentiles, share of each stage, goodput, cost, energy, preemptions.
+
+    Args:
+        scenario: what was played. ds: the result of `mist_jax.play`. to: where to print (default: stdout).
+    """
+    out = to or console()
+    _print_headline(out, scenario, ds)
+    if "trace" in ds.attrs:
+        out.print(Text(f"trace: {ds.attrs['trace']}", style="dim"))
+    table = _table()
+    table.add_column("latency")
+    for name in ("mean", *(f"p{p}" for p in PERCENTILES)):
+        table.add_column(name, justify="right")
+    for name, values in percentile_rows(ds):
+        table.add_row(q.title(name), *(q.duration(v) for v in values))
+    out.print(table)
+    if "stage_s" in ds:
+        out.print()
+        total = ds["stage_s"].sum("request") if "request" in ds["stage_s"].dims else ds["stage_s"]
+        served = max(int(ds.attrs.get("served", ds.sizes.get("request", 1))), 1)
+        out.print(_breakdown(total / served, "stage", "Mean time of a request by stage", keep_order=True))
+    out.print()
+    out.print(_summary(scenario, ds))
+
+
+def percentile_rows(ds: xr.Dataset) -> list[tuple[str, list[float]]]:
+    """(variable, [mean, p50, p90, p95, p99]) of the per-request latencies, over the requests that have one."""
+    rows = []
+    for name in ("ttft_s", "tpot_s", "e2e_s"):
+        if name not in ds:
+            continue
+        values = ds[name].values[np.isfinite(ds[name].values)]
+        if values.size:
+            rows.append((name, [float(values.mean()), *map(float, np.percentile(values, PERCENTILES))]))
+    return rows
+
+
+def slo_lines(scenario: Scenario, ds: xr.Dataset) -> list[Text]:
+    """Whether the means meet each limit of the SLO; the share of requests that do needs `mode=play`."""
+    checks = [(n, limit) for n, limit in slo_limits(scenario) if n in ds and ds[n].ndim == 0]
+    if not checks:
+        return [Text("SLO: none set", style="dim")]
+    lines = []
+    for name, limit in checks:
+        value = float(ds[name])
+        good = value <= limit
+        verdict = "met" if good else "missed"
+        line = Text(
+            f"SLO {scenario.slo.name}: mean {q.title(name)} {q.duration(value)}, limit {q.duration(limit)}: "
+        )
+        line.append(verdict, style="bold green" if good else "bold red")
+        lines.append(line)
+    lines.append(Text("(means of the steady state; mode=play gives percentiles and goodput)", style="dim"))
+    return lines
+
+
+def slo_limits(scenario: Scenario) -> list[tuple[str, float]]:
+    """(variable, limit in seconds) of each limit that is set."""
+    slo = scenario.slo
+    return [
+        (n, v) for n, v in (("ttft_s", slo.ttft), ("tpot_s", slo.tpot), ("e2e_s", slo.e2e)) if v is not None
+    ]
+
+
+def _print_headline(out: Console, scenario: Scenario, ds: xr.Dataset) -> None:
+    first, second = headline(scenario, ds)
+    out.print(Text(first, style="bold"))
+    out.print(Text(second))
+
+
+def _table(**kwargs: Any) -> Table:
+    from rich.box import SIMPLE_HEAD
+
+    return Table(
+        box=SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold", padding=(0, 1), **kwargs
+    )
+
+
+def _pairs(ds: xr.Dataset) -> Table:
+    table = _table(show_header=False)
+    for justify in ("left", "right", "left", "right"):
+        table.add_column(justify=justify, no_wrap=True)
+    for row in EVALUATION_ROWS:
+        cells: list[str] = []
+        for name in row:
+            there = name in ds and ds[name].ndim == 0
+            cells += [_SHORTER.get(name, q.title(name)), q.show(name, ds[name]) if there else q.MISSING]
+        if any(name in ds for name in row):
+            table.add_row(*cells)
+    return table
+
+
+def _breakdown(values: xr.DataArray, dim: str, title: str, keep_order: bool = False) -> Table:
+    """Name, time, share and a bar; parts of no length are left out."""
+    names, seconds = [str(n) for n in values[dim].values], np.nan_to_num(values.values.astype(float))
+    total = float(seconds.sum())
+    order = range(len(names)) if keep_order else np.argsort(-seconds, kind="stable")
+    table = _table(title=title)
+    table.add_column(dim)
+    table.add_column("time", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("", no_wrap=True)
+    for i in order:
+        if seconds[i] > 0:
+            share = seconds[i] / total
+            bar = "█" * max(round(share * _BAR), 0) or "▏"
+            table.add_row(
+                q.words(names[i]), q.duration(seconds[i]), q.percent(share), Text(bar, style="blue")
+            )
+    table.add_row("together", q.duration(total), "", "", style="bold")
+    return table
+
+
+def _summary(scenario: Scenario, ds: xr.Dataset) -> Table:
+    a = ds.attrs
+    nan = float("nan")
+    total = int(a.get("requests", ds.sizes.get("request", 0)))
+    served = int(a.get("served", total))
+    share = float(a.get("goodput_share", nan))
+    limits = ", ".join(f"{q.title(n)} {q.duration(v)}" for n, v in slo_limits(scenario)) or "no limits"
+    table = _table(show_header=False)
+    for justify in ("left", "right", "left"):
+        table.add_column(justify=justify)
+    table.add_row("Requests served", f"{served:,} of {total:,}", f"{total - served:,} refused")
+    table.add_row("Requests preempted", f"{int(a.get('preempted_requests', 0)):,}", "")
+    table.add_row("Duration", q.duration(a.get("makespan_s", nan)), "first arrival to last token")
+    table.add_row("Generated tokens", f"{q.number(a.get('output_tokens_per_s', nan))} tokens/s", "")
+    table.add_row(
+        "Cost",
+        q.dollars(a.get("cost_usd", nan)),
+        f"{q.dollars(a.get('cost_per_million_output_tokens_usd', nan))} per 1M tokens",
+    )
+    table.add_row(
+        "Energy",
+        q.prefixed(a.get("energy_j", nan), "J"),
+        f"{q.number(a.get('energy_per_output_token_j', nan))} J per token",
+    )
+    table.add_row("Within the SLO", q.percent(share), f"{scenario.slo.name}: {limits}")
+    verdict = (
+        Text("met", style="bold green") if share >= scenario.slo.target else Text("missed", style="bold red")
+    )
+    table.add_row(
+        "Goodput",
+        f"{q.number(a.get('goodput_per_s', nan))} requests/s",
+        Text(f"target {q.percent(scenario.slo.target)}: ").append(verdict),
+    )
+    return table
