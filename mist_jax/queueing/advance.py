@@ -4,8 +4,8 @@ iterations."""
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.prefix_cache import release_blocks, take_blocks
 from mist_jax.queueing.queues import run_remove, timer_push
 from mist_jax.queueing.schedule import begin_step, computed_now, join_decode, leave_decode, log_segment
@@ -35,7 +35,7 @@ from mist_jax.queueing.views import (
 )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _release_followers(S, r, t, status):
     """Let the requests go that waited for the end of r: its children, and the next of a closed loop."""
     g = world(S)[0]
@@ -53,7 +53,7 @@ def _release_followers(S, r, t, status):
         g.pool += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def finish(S, r, t, status):
     """End request r at t, served (OK) or not."""
     q = requests(S)[r]
@@ -64,7 +64,7 @@ def finish(S, r, t, status):
     _release_followers(S, r, t, status)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def leave_engine(S, c, r, t):
     """The last token of r came at t on engine c."""
     k = clients(S)[c]
@@ -73,7 +73,7 @@ def leave_engine(S, c, r, t):
     finish(S, r, t, OK)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _record(S, c, t):
     k = clients(S)[c]
     g = world(S)[0]
@@ -94,7 +94,7 @@ def _record(S, c, t):
         g.steps += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _end_decodes(S, c, t):
     """Requests whose last token is the one of this decode step, in the order of their admission."""
     k = clients(S)[c]
@@ -126,7 +126,7 @@ def _end_decodes(S, c, t):
         r = following
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _end_chunks(S, c, t):
     k = clients(S)[c]
     for i in range(k.chunks):
@@ -164,7 +164,7 @@ def _end_chunks(S, c, t):
             start_transfer(S, c, r, t)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def complete(S, c):
     """Finish the step in flight on engine c."""
     k = clients(S)[c]
@@ -184,7 +184,7 @@ def complete(S, c):
         k.zombies = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def advance(S, c, t, horizon):
     """Start the next iteration of engine c at t, and run through equal ones that end before `horizon`.
 

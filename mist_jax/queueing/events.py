@@ -8,10 +8,13 @@ routers see the state after that end.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 from mist_jax.queueing.advance import advance, complete, finish
+from mist_jax.queueing.kernel import kernel, source_stamp
 from mist_jax.queueing.prefix_cache import release_blocks
 from mist_jax.queueing.queues import timer_drop, timer_push
 from mist_jax.queueing.routing import refusal, route
@@ -52,7 +55,7 @@ from mist_jax.queueing.views import (
 )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def arrive(S, r, t):
     """Request r is there at t: route it, or say why not."""
     g = world(S)[0]
@@ -87,7 +90,7 @@ def arrive(S, r, t):
     enqueue(S, c, r, False)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _park(S, r, t, role):
     """No living client can take r: wait for one to recover if one will, else give r up with the reason."""
     g = world(S)[0]
@@ -115,7 +118,7 @@ def _park(S, r, t, role):
     finish(S, r, t, why)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _retry(S, r, t):
     q = requests(S)[r]
     q.state = HELD
@@ -131,7 +134,7 @@ def _retry(S, r, t):
     timer_push(S, t + world(S)[0].retry_delay, RELEASE, r)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fail(S, c, t):
     """Client c is lost at t with all that is on it; its requests start again elsewhere."""
     k = clients(S)[c]
@@ -188,7 +191,7 @@ def fail(S, c, t):
             units(S)[c, h].refs = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _recover(S, c, t):
     g = world(S)[0]
     clients(S)[c].alive = 1
@@ -201,7 +204,7 @@ def _recover(S, c, t):
         r = following
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _end_batch(S, head, t):
     if requests(S)[head].state != SERVED or requests(S)[head].flow != t:
         return  # the station failed meanwhile
@@ -218,7 +221,7 @@ def _end_batch(S, head, t):
     serve_station(S, c, t)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _timer(S, t):
     kind = timers(S)[0].kind
     arg = np.int64(timers(S)[0].arg)
@@ -240,14 +243,14 @@ def _timer(S, t):
         arrive(S, arg, t)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _leave_link(S, j, t):
     r = end_transfer(S, j, t)
     release_blocks(S, np.int64(requests(S)[r].source), r, np.int64(requests(S)[r].computed))
     timer_push(S, t + links(S)[j].latency, KV_READY, r)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def next_event(S):
     """Time (s) of the next event that is not the end of an iteration."""
     g = world(S)[0]
@@ -261,7 +264,7 @@ def next_event(S):
     return t
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _external(S, t):
     """Let happen all that happens at t besides the ends of iterations."""
     g = world(S)[0]
@@ -282,7 +285,7 @@ def _external(S, t):
                 return
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _log_full(S, slack):
     g = world(S)[0]
     return g.log and (
@@ -290,7 +293,7 @@ def _log_full(S, slack):
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _drain(S, t, slack):
     """Run engines that cannot influence one another up to t; returns when the next event is, or -1 for a
     full log."""
@@ -308,7 +311,7 @@ def _drain(S, t, slack):
     return t
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def run(S, slack):
     """Play until nothing is left to happen, or the log is full (enlarge it and call again)."""
     g = world(S)[0]
@@ -336,3 +339,17 @@ def run(S, slack):
             k = clients(S)[c]
             if not k.busy and k.alive and k.kind != STATION and k.running + k.waiting > 0:
                 advance(S, c, t, -np.inf)
+
+
+def _program(stamp: int) -> Any:
+    # the stamp is in the closure, so that numba takes it into the key of the cache
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def play_events(S: Any, slack: Any) -> Any:
+        if stamp < 0:
+            return -1
+        return run(S, slack)
+
+    return play_events
+
+
+play_events = _program(source_stamp())  #: (address of the directory, slack of the segment log) -> return code

@@ -189,21 +189,18 @@ def lay_out(
 
 
 def _set_failures(s: st.State, failures: Sequence[Any], m: int) -> None:
-    from mist_jax.queueing.queues import timer_push
-    from mist_jax.queueing.views import directory
-
-    if not failures:
-        return
-    at = directory(s)
-    S = at.ctypes.data
-
-    for f in sorted(failures, key=lambda f: f.at_s):
+    rows = []
+    for f in failures:
         if not 0 <= f.client < m or f.at_s < 0 or f.until_s <= f.at_s:
             raise ValueError(f"{f}: the client must exist, and return after it failed")
-        timer_push(S, float(f.at_s), st.FAIL, f.client)
+        rows.append((float(f.at_s), st.FAIL, f.client))
         if np.isfinite(f.until_s):
-            timer_push(S, float(f.until_s), st.RECOVER, f.client)
+            rows.append((float(f.until_s), st.RECOVER, f.client))
             s.g["recoveries"] += 1
+    rows.sort()  # a sorted array is a heap
+    for i, (t, kind, c) in enumerate(rows):
+        s.timers[i] = (t, i, c, kind)
+    s.g["n_timers"] = s.g["seq"] = len(rows)
 
 
 def enlarge(s: st.State) -> st.State:
@@ -216,17 +213,3 @@ def enlarge(s: st.State) -> st.State:
     return s._replace(
         steps=twice(s.steps) if full else s.steps, segments=s.segments if full else twice(s.segments)
     )
-
-
-_PLANES = ("ring", "phase", "chunk_request", "chunk_tokens", "unit", "tier_unit")
-
-
-def table_state(table: Any) -> tuple[Any, int]:
-    """A state that holds one table and nothing else: (what to keep alive, its address for the kernels)."""
-    from mist_jax.queueing.views import directory
-
-    records, data, lut = pack_tables([table])
-    empty = {n: np.zeros((1,) * (2 if n in _PLANES else 1), d) for n, d in st.DTYPES.items()}
-    s = st.State(**{**empty, "tables": records, "data": data, "lut": lut})
-    at = directory(s)
-    return (s, at), at.ctypes.data

@@ -19,9 +19,11 @@ import numpy as np
 
 from mist_jax.queueing import state as st
 from mist_jax.queueing.clients import Engine, Failure, Link, Router, Station, Tier, expand
+from mist_jax.queueing.events import play_events
 from mist_jax.queueing.layout import enlarge, lay_out
 from mist_jax.queueing.table import StepTable
 from mist_jax.queueing.trace import Trace
+from mist_jax.queueing.views import directory
 
 Array = np.ndarray
 
@@ -103,15 +105,13 @@ def play(
     distribution of ITL, memory over time and timelines.
     Errors: `prepare`. A request that cannot be served has its reason in `status`.
     """
-    from mist_jax.queueing.events import run
-    from mist_jax.queueing.views import directory
 
     if isinstance(clients, Engine):
         clients = [clients]
     s, names = prepare(trace, clients, router, tiers=tiers, links=links, failures=failures, log=log)
     slack = int(2 * s.cl["max_seqs"].sum()) + 8
     at = directory(s)
-    while run(at.ctypes.data, slack) != st.FINISHED:
+    while play_events(at.ctypes.data, slack) != st.FINISHED:
         s = enlarge(s)
         at = directory(s)
     left = (s.rq["state"] != st.DONE) & (s.rq["status"] == st.OK)

@@ -15,19 +15,19 @@ they are asynchronous in the engines that offer them.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.state import DECODE, NONE, RESERVE_ALL, TIERS, TRANSFER
 from mist_jax.queueing.views import clients, requests, tier_units, tiers, unit_ids, units
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def blocks_for(tokens, block):
     """KV blocks that hold `tokens` tokens."""
     return (tokens + block - 1) // block
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def lru_remove(units, owner, h):
     """Take unit h out of the list of `owner` (a record with head and tail)."""
     a = units[h].prev
@@ -43,7 +43,7 @@ def lru_remove(units, owner, h):
     owner.n -= 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def lru_append(units, owner, h):
     """Put unit h at the recently used end."""
     units[h].prev = owner.tail
@@ -56,7 +56,7 @@ def lru_append(units, owner, h):
     owner.n += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def tier_touch(S, k, h):
     """Write or read unit h in tier k, evicting its least recently used one if it is full."""
     tier = tiers(S)[k]
@@ -74,7 +74,7 @@ def tier_touch(S, k, h):
     lru_append(units, tier, h)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _unlru(S, c, h):
     k = clients(S)[c]
     mine = units(S)[c]
@@ -91,7 +91,7 @@ def _unlru(S, c, h):
     k.lru -= 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _release_unit(S, c, h):
     k = clients(S)[c]
     mine = units(S)[c]
@@ -108,7 +108,7 @@ def _release_unit(S, c, h):
         k.free += k.unit_blocks
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def take_blocks(S, c, n):
     """Allocate n blocks of client c (the caller knows that they are there), evicting cached units as
     needed."""
@@ -120,7 +120,7 @@ def take_blocks(S, c, n):
         units(S)[c, h].present = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def in_tier(S, c, h):
     """First tier of client c that holds unit h: its place among the client's tiers, or NONE."""
     k = clients(S)[c]
@@ -131,7 +131,7 @@ def in_tier(S, c, h):
     return NONE
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def find_prefix(S, c, r):
     """Longest cached prefix of request r on client c: (units found, blocks it takes from the free ones).
 
@@ -157,7 +157,7 @@ def find_prefix(S, c, r):
     return n, cost
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def cached_units(S, c, r):
     """Units of the prompt of r that client c has in HBM (for routing)."""
     k = clients(S)[c]
@@ -171,7 +171,7 @@ def cached_units(S, c, r):
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def take_prefix(S, c, r, n):
     """Hold the first n units for r, loading from lower tiers what HBM does not have; returns the load time
     (s)."""
@@ -217,7 +217,7 @@ def take_prefix(S, c, r, n):
     return load
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def share_units(S, c, r, tokens):
     """Give an identity to the units of r that its first `tokens` tokens fill."""
     k = clients(S)[c]
@@ -242,7 +242,7 @@ def share_units(S, c, r, tokens):
         q.shared += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def held_blocks(S, c, r):
     """Blocks that request r occupies on client c, shared units included."""
     k = clients(S)[c]
@@ -252,7 +252,7 @@ def held_blocks(S, c, r):
     return np.int64(q.blocks)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def release_blocks(S, c, r, tokens):
     """Free what r holds, after naming the units that its `tokens` computed tokens fill; returns the blocks
     freed."""

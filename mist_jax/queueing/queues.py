@@ -7,18 +7,18 @@ the number of requests whatever the number of clients.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.state import NONE
 from mist_jax.queueing.views import clients, requests, ring, timers, world
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _before(rq, a, b):
     return rq[a].key < rq[b].key or (rq[a].key == rq[b].key and rq[a].seq < rq[b].seq)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _meld(rq, a, b):
     if a == NONE:
         return b
@@ -31,7 +31,7 @@ def _meld(rq, a, b):
     return a
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def heap_push(rq, root, r):
     """Add request r to the pairing heap (Fredman et al., Algorithmica 1, 1986); returns the root."""
     rq[r].child = NONE
@@ -39,7 +39,7 @@ def heap_push(rq, root, r):
     return _meld(rq, root, np.int32(r))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def heap_pop(rq, root):
     """Remove the root (smallest key, then smallest seq); returns the new root."""
     node = rq[root].child
@@ -67,7 +67,7 @@ def heap_pop(rq, root):
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def run_append(S, c, r):
     """Put r at the end of the running list of client c."""
     k = clients(S)[c]
@@ -84,7 +84,7 @@ def run_append(S, c, r):
     q.admission = k.admissions
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def run_remove(S, c, r):
     """Take r out of the running list of client c."""
     k = clients(S)[c]
@@ -101,7 +101,7 @@ def run_remove(S, c, r):
     k.running -= 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def ring_insert(S, c, r, step):
     """Note that r emits its last token in decode step `step` of client c."""
     slot = step & (ring(S).shape[1] - 1)
@@ -113,7 +113,7 @@ def ring_insert(S, c, r, step):
     ring(S)[c, slot] = r
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def ring_remove(S, c, r, step):
     """Undo `ring_insert`."""
     a = requests(S)[r].ring_prev
@@ -126,12 +126,12 @@ def ring_remove(S, c, r, step):
         requests(S)[b].ring_prev = a
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _timer_less(heap, i, j):
     return heap[i].time < heap[j].time or (heap[i].time == heap[j].time and heap[i].seq < heap[j].seq)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _timer_swap(heap, i, j):
     a = heap[i]
     b = heap[j]
@@ -141,7 +141,7 @@ def _timer_swap(heap, i, j):
     a.arg, b.arg = b.arg, a.arg
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def timer_push(S, t, kind, arg):
     """Schedule an event at time t; equal times go in the order of the calls."""
     g = world(S)[0]
@@ -159,7 +159,7 @@ def timer_push(S, t, kind, arg):
         i = (i - 1) // 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def timer_drop(S):
     """Remove the earliest timer (entry 0)."""
     g = world(S)[0]

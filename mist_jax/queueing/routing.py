@@ -9,8 +9,8 @@ Ties go to the client listed first.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.prefix_cache import blocks_for, cached_units
 from mist_jax.queueing.state import (
     HEAVY_LIGHT,
@@ -30,7 +30,7 @@ from mist_jax.queueing.state import (
 from mist_jax.queueing.views import clients, requests, sessions, world
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def draw(seed, r, i):
     """A 64-bit number that depends on (seed, request, draw) alone: splitmix64 (Steele et al., OOPSLA
     2014)."""
@@ -40,7 +40,7 @@ def draw(seed, r, i):
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def refusal(S, c, r):
     """Status with which engine c can never serve r: 0 if it can."""
     k = clients(S)[c]
@@ -55,7 +55,7 @@ def refusal(S, c, r):
     return 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _open(S, c, r, role, group, heavy):
     k = clients(S)[c]
     if not k.alive or k.model != requests(S)[r].model or (heavy != NONE and k.heavy != heavy):
@@ -65,7 +65,7 @@ def _open(S, c, r, role, group, heavy):
     return refusal(S, c, r) == 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _load(S, c, rule):
     k = clients(S)[c]
     if rule == ROUND_ROBIN:
@@ -77,7 +77,7 @@ def _load(S, c, rule):
     return np.float64(k.resident)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _nth(S, r, role, group, heavy, n):
     for c in range(clients(S).size):
         if _open(S, c, r, role, group, heavy):
@@ -87,7 +87,7 @@ def _nth(S, r, role, group, heavy, n):
     return NONE
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _least(S, r, role, group, heavy, rule):
     best = NONE
     low = np.inf
@@ -100,7 +100,7 @@ def _least(S, r, role, group, heavy, rule):
     return best
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pick(S, r, role, group, heavy, rule):
     if rule in (RANDOM, POWER_OF_TWO):
         n = 0
@@ -120,7 +120,7 @@ def _pick(S, r, role, group, heavy, rule):
     return _least(S, r, role, group, heavy, rule)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _affine(S, r, role, group):
     """The client with the longest cached prefix, unless its uncached backlog exceeds the least one by the
     cap."""
@@ -139,7 +139,7 @@ def _affine(S, r, role, group):
     return NONE
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def route(S, r, role, group):
     """Client for request r in the given role (and group, if not NONE); NONE if no living client can serve
     it."""

@@ -10,8 +10,8 @@ need no work per sequence: the decode step counter of the client stands for all 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.prefix_cache import (
     blocks_for,
     find_prefix,
@@ -45,7 +45,7 @@ from mist_jax.queueing.views import (
 )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def computed_now(S, c, r):
     """Tokens of r whose KV is computed after the last finished step."""
     q = requests(S)[r]
@@ -54,7 +54,7 @@ def computed_now(S, c, r):
     return np.int64(q.computed)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def enqueue(S, c, r, front):
     """Put r in the waiting queue of client c, at its head if it was preempted."""
     k = clients(S)[c]
@@ -76,7 +76,7 @@ def enqueue(S, c, r, front):
     k.waiting += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def dequeue(S, c):
     """Take the head of the waiting queue of client c."""
     k = clients(S)[c]
@@ -86,7 +86,7 @@ def dequeue(S, c):
     return r
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def join_decode(S, c, r, computed, t):
     """Let r take part in the decode steps of client c from now on."""
     k = clients(S)[c]
@@ -102,7 +102,7 @@ def join_decode(S, c, r, computed, t):
     log_segment(S, c, r, t)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def log_segment(S, c, r, t):
     """Note that the last emitted token of r came at t and that the next ones come with the decode steps that
     follow."""
@@ -117,7 +117,7 @@ def log_segment(S, c, r, t):
         g.segments += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def leave_decode(S, c, r):
     """Take r out of the decode steps; returns the tokens whose KV is computed."""
     k = clients(S)[c]
@@ -130,7 +130,7 @@ def leave_decode(S, c, r):
     return computed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def preempt(S, c, r):
     """Give up the KV of r and put it at the head of the waiting queue; it will recompute prompt and
     answer."""
@@ -154,7 +154,7 @@ def preempt(S, c, r):
     enqueue(S, c, r, True)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _put_chunk(S, c, r, n, new):
     k = clients(S)[c]
     take_blocks(S, c, new)
@@ -166,7 +166,7 @@ def _put_chunk(S, c, r, n, new):
     share_units(S, c, r, np.int64(requests(S)[r].computed + n))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _chunk(S, c, r, budget):
     k = clients(S)[c]
     n = requests(S)[r].target - requests(S)[r].computed
@@ -175,7 +175,7 @@ def _chunk(S, c, r, budget):
     return min(n, budget)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _skip_decode(S, c, r):
     """The token budget is used up before r: it keeps its place and emits one step later."""
     k = clients(S)[c]
@@ -193,7 +193,7 @@ def _skip_decode(S, c, r):
     log_segment(S, c, r, np.nan)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _run_each(S, c, budget, decodes, partials):
     """One pass over the running requests in order; returns (budget left, decodes, context, preempted)."""
     k = clients(S)[c]
@@ -242,7 +242,7 @@ def _run_each(S, c, budget, decodes, partials):
     return budget, count, context, preempted
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def run_running(S, c, budget):
     """Schedule the running requests; returns (budget left, sum of the context, preempted)."""
     k = clients(S)[c]
@@ -276,7 +276,7 @@ def run_running(S, c, budget):
     return budget, k.context + skipped, preempted
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def admit(S, c, t, budget):
     """Admit from the head of the waiting queue while budget, slots and blocks last; returns (budget,
     admitted, context).
@@ -341,7 +341,7 @@ def admit(S, c, t, budget):
     return budget, admitted, context
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def begin_step(S, c, t):
     """Form the batch of client c at t; returns (duration in s, plain), 0 if there is nothing to run.
 
@@ -372,7 +372,7 @@ def begin_step(S, c, t):
     return step_duration(S, c, context), plain
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def step_duration(S, c, context):
     """Seconds that the chosen batch takes."""
     k = clients(S)[c]

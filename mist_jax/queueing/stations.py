@@ -7,15 +7,15 @@ requests with total work w takes `service[0] + service[1] n + service[2] w` seco
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.queues import timer_push
 from mist_jax.queueing.schedule import dequeue
 from mist_jax.queueing.state import BATCH_END, NONE, SERVED, WINDOW
 from mist_jax.queueing.views import clients, requests
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def serve_station(S, c, t):
     """Start what batches station c can start at t, or set the timer of its window."""
     k = clients(S)[c]

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.state import PER_OCTAVE, TABLE
 from mist_jax.queueing.views import lookup, tables, values
 
@@ -159,15 +159,22 @@ class StepTable:
     ) -> float:
         """Duration (s) of one iteration: `chunks` = (tokens, past) each, `decodes` at mean `context`,
         `emitting`."""
-        from mist_jax.queueing.layout import table_state
+        t = _interpolate(self.tokens_grid, self.tokens_s, sum(c for c, _ in chunks) + decodes)
+        if emitting > 0:
+            t += _interpolate(self.seqs_grid, self.seqs_s, emitting)
+        for chunk, past in chunks:
+            rows = np.array([_interpolate(self.prefill_past_grid, row, past) for row in self.prefill_s])
+            t += _interpolate(self.prefill_chunk_grid, rows, chunk)
+        if decodes > 0:
+            rows = np.array([_interpolate(self.decode_context_grid, row, context) for row in self.decode_s])
+            t += _interpolate(self.decode_seqs_grid, rows, decodes)
+        return float(t + (self.prefill_floor_s if chunks else 0.0))
 
-        s, S = table_state(self)
-        p = float(sum(c for c, _ in chunks))
-        t = tokens_time(S, 0, p + decodes) + seqs_time(S, 0, float(emitting))
-        t += sum(prefill_time(S, 0, float(c), float(q)) for c, q in chunks)
-        t += decode_time(S, 0, float(decodes), float(context)) + (self.prefill_floor_s if p > 0 else 0.0)
-        del s
-        return float(t)
+
+def _interpolate(grid: Array, value: Array, x: float) -> float:
+    i = min(max(int(np.searchsorted(grid, x, side="right")) - 1, 0), grid.size - 2)
+    w = max(0.0, (x - grid[i]) / (grid[i + 1] - grid[i]))
+    return float(value[i] + w * (value[i + 1] - value[i]))
 
 
 def _lookup(grid: Array) -> Array:
@@ -206,7 +213,7 @@ def pack_tables(tables: Sequence[StepTable]) -> tuple[Array, Array, Array]:
     return records, np.concatenate(data), np.concatenate(lut)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _cell(S, k, g, x):
     """Index of the knot below x in grid g of table k, in [0, size - 2]."""
     cell = 0
@@ -221,13 +228,13 @@ def _cell(S, k, g, x):
     return i
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _weight(S, k, g, i, x):
     o = tables(S)[k].grid[g] + i
     return max(0.0, (x - values(S)[o]) / (values(S)[o + 1] - values(S)[o]))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _line(S, k, g, v, x):
     i = _cell(S, k, g, x)
     w = _weight(S, k, g, i, x)
@@ -235,7 +242,7 @@ def _line(S, k, g, v, x):
     return values(S)[o] + w * (values(S)[o + 1] - values(S)[o])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _plane(S, k, g, v, x, y):
     i = _cell(S, k, g, x)
     u = _weight(S, k, g, i, x)
@@ -248,13 +255,13 @@ def _plane(S, k, g, v, x, y):
     return low + u * (high - low)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def tokens_time(S, k, tokens):
     """Seconds of the token term of table k."""
     return _line(S, k, 0, 0, tokens)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def seqs_time(S, k, emitting):
     """Seconds of the sequence term of table k; 0 when nothing emits."""
     if emitting <= 0:
@@ -262,13 +269,13 @@ def seqs_time(S, k, emitting):
     return _line(S, k, 1, 1, emitting)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def prefill_time(S, k, chunk, past):
     """Seconds of prefill attention of one chunk on table k."""
     return _plane(S, k, 2, 2, chunk, past)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def decode_time(S, k, seqs, context):
     """Seconds of decode attention on table k; 0 when nothing decodes."""
     if seqs <= 0:
@@ -276,7 +283,7 @@ def decode_time(S, k, seqs, context):
     return _plane(S, k, 4, 3, seqs, context)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def decode_line(S, k, seqs, context):
     """Decode attention as a line in the context around `context`: (seconds, slope, context where the cell
     ends)."""

@@ -11,13 +11,13 @@ takes the link's latency on top. The prefill engine holds the blocks until the t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.state import NONE
 from mist_jax.queueing.views import clients, links, requests
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _serve(S, j, t):
     """Bring the bytes served per flow of fair link j up to date."""
     link = links(S)[j]
@@ -29,7 +29,7 @@ def _serve(S, j, t):
     link.at = t
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def start_transfer(S, c, r, t):
     """Begin to send the KV of r from engine c at t."""
     k = clients(S)[c]
@@ -60,7 +60,7 @@ def start_transfer(S, c, r, t):
     link.n += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def next_transfer(S, j):
     """When the next transfer of link j leaves the link (s), inf if none is under way."""
     link = links(S)[j]
@@ -71,7 +71,7 @@ def next_transfer(S, j):
     return requests(S)[link.head].flow
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def end_transfer(S, j, t):
     """Take the transfer that ends at t off link j; returns its request."""
     link = links(S)[j]

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numba import (
     carray,  # type: ignore[attr-defined]
-    njit,
     types,
 )
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from mist_jax.queueing import state as st
+from mist_jax.queueing.kernel import kernel
 
 WIDTH = 3  # address, rows, columns
 _PARTS = st.State._fields
@@ -75,126 +75,126 @@ _UNIT, _UNIT_TYPE = _AT["unit"], st.DTYPES["unit"]
 _TIER_UNIT, _TIER_UNIT_TYPE = _AT["tier_unit"], st.DTYPES["tier_unit"]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def world(S: Any) -> Any:
     """`State.g`."""
     d = carray(_pointer(S), (_G + WIDTH,), np.int64)
     return carray(_pointer(d[_G]), (d[_G + 1],), _G_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def requests(S: Any) -> Any:
     """`State.rq`."""
     d = carray(_pointer(S), (_RQ + WIDTH,), np.int64)
     return carray(_pointer(d[_RQ]), (d[_RQ + 1],), _RQ_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def clients(S: Any) -> Any:
     """`State.cl`."""
     d = carray(_pointer(S), (_CL + WIDTH,), np.int64)
     return carray(_pointer(d[_CL]), (d[_CL + 1],), _CL_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def arrivals(S: Any) -> Any:
     """`State.order`."""
     d = carray(_pointer(S), (_ORDER + WIDTH,), np.int64)
     return carray(_pointer(d[_ORDER]), (d[_ORDER + 1],), _ORDER_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def children(S: Any) -> Any:
     """`State.children`."""
     d = carray(_pointer(S), (_CHILDREN + WIDTH,), np.int64)
     return carray(_pointer(d[_CHILDREN]), (d[_CHILDREN + 1],), _CHILDREN_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def timers(S: Any) -> Any:
     """`State.timers`."""
     d = carray(_pointer(S), (_TIMERS + WIDTH,), np.int64)
     return carray(_pointer(d[_TIMERS]), (d[_TIMERS + 1],), _TIMERS_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def unit_ids(S: Any) -> Any:
     """`State.unit_ids`."""
     d = carray(_pointer(S), (_UNIT_IDS + WIDTH,), np.int64)
     return carray(_pointer(d[_UNIT_IDS]), (d[_UNIT_IDS + 1],), _UNIT_IDS_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def tiers(S: Any) -> Any:
     """`State.tier`."""
     d = carray(_pointer(S), (_TIER + WIDTH,), np.int64)
     return carray(_pointer(d[_TIER]), (d[_TIER + 1],), _TIER_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def links(S: Any) -> Any:
     """`State.link`."""
     d = carray(_pointer(S), (_LINK + WIDTH,), np.int64)
     return carray(_pointer(d[_LINK]), (d[_LINK + 1],), _LINK_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sessions(S: Any) -> Any:
     """`State.sessions`."""
     d = carray(_pointer(S), (_SESSIONS + WIDTH,), np.int64)
     return carray(_pointer(d[_SESSIONS]), (d[_SESSIONS + 1],), _SESSIONS_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def tables(S: Any) -> Any:
     """`State.tables`."""
     d = carray(_pointer(S), (_TABLES + WIDTH,), np.int64)
     return carray(_pointer(d[_TABLES]), (d[_TABLES + 1],), _TABLES_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def values(S: Any) -> Any:
     """`State.data`."""
     d = carray(_pointer(S), (_DATA + WIDTH,), np.int64)
     return carray(_pointer(d[_DATA]), (d[_DATA + 1],), _DATA_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def lookup(S: Any) -> Any:
     """`State.lut`."""
     d = carray(_pointer(S), (_LUT + WIDTH,), np.int64)
     return carray(_pointer(d[_LUT]), (d[_LUT + 1],), _LUT_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def step_log(S: Any) -> Any:
     """`State.steps`."""
     d = carray(_pointer(S), (_STEPS + WIDTH,), np.int64)
     return carray(_pointer(d[_STEPS]), (d[_STEPS + 1],), _STEPS_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def segment_log(S: Any) -> Any:
     """`State.segments`."""
     d = carray(_pointer(S), (_SEGMENTS + WIDTH,), np.int64)
     return carray(_pointer(d[_SEGMENTS]), (d[_SEGMENTS + 1],), _SEGMENTS_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def ring(S: Any) -> Any:
     """`State.ring`."""
     d = carray(_pointer(S), (_RING + WIDTH,), np.int64)
     return carray(_pointer(d[_RING]), (d[_RING + 1], d[_RING + 2]), _RING_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def phase(S: Any) -> Any:
     """`State.phase`."""
     d = carray(_pointer(S), (_PHASE + WIDTH,), np.int64)
     return carray(_pointer(d[_PHASE]), (d[_PHASE + 1], d[_PHASE + 2]), _PHASE_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def chunk_request(S: Any) -> Any:
     """`State.chunk_request`."""
     d = carray(_pointer(S), (_CHUNK_REQUEST + WIDTH,), np.int64)
@@ -203,7 +203,7 @@ def chunk_request(S: Any) -> Any:
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def chunk_tokens(S: Any) -> Any:
     """`State.chunk_tokens`."""
     d = carray(_pointer(S), (_CHUNK_TOKENS + WIDTH,), np.int64)
@@ -212,14 +212,14 @@ def chunk_tokens(S: Any) -> Any:
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def units(S: Any) -> Any:
     """`State.unit`."""
     d = carray(_pointer(S), (_UNIT + WIDTH,), np.int64)
     return carray(_pointer(d[_UNIT]), (d[_UNIT + 1], d[_UNIT + 2]), _UNIT_TYPE)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def tier_units(S: Any) -> Any:
     """`State.tier_unit`."""
     d = carray(_pointer(S), (_TIER_UNIT + WIDTH,), np.int64)
