@@ -12,19 +12,19 @@ SHOWN: dict[str, tuple[str, str, float]] = {
     "ttft_s": ("TTFT", "ms", 1e3),
     "tpot_s": ("TPOT", "ms", 1e3),
     "e2e_s": ("End-to-end latency", "s", 1.0),
-    "request_rate": ("Requests", "1/s", 1.0),
-    "output_tokens_per_s": ("Generated tokens", "tokens/s", 1.0),
-    "total_tokens_per_s": ("Tokens in and out", "tokens/s", 1.0),
-    "output_tokens_per_s_per_chip": ("Throughput per chip", "tokens/s", 1.0),
-    "tokens_per_s_per_user": ("Speed per user", "tokens/s", 1.0),
+    "request_rate": ("Completed requests", "1/s", 1.0),
+    "output_tokens_per_s": ("Generated tokens", "tok/s", 1.0),
+    "total_tokens_per_s": ("Tokens in and out", "tok/s", 1.0),
+    "output_tokens_per_s_per_chip": ("Throughput per chip", "tok/s", 1.0),
+    "tokens_per_s_per_user": ("Speed per user", "tok/s", 1.0),
     "running": ("Sequences decoding", "", 1.0),
     "waiting": ("Requests waiting", "", 1.0),
     "step_s": ("Engine iteration", "ms", 1e3),
-    "prefill_share": ("Iterations with prefill", "%", 100.0),
+    "prefill_share": ("Steps with prefill", "%", 100.0),
     "load": ("Load", "%", 100.0),
-    "kv_occupancy": ("KV cache in use", "%", 100.0),
-    "flops_utilization": ("Compute utilisation", "%", 100.0),
-    "bandwidth_utilization": ("Bandwidth utilisation", "%", 100.0),
+    "kv_occupancy": ("KV cache used", "%", 100.0),
+    "flops_utilization": ("Compute used", "%", 100.0),
+    "bandwidth_utilization": ("Memory bandwidth used", "%", 100.0),
     "power_w": ("Power per chip", "W", 1.0),
     "energy_per_output_token_j": ("Energy per generated token", "J", 1.0),
     "cost_per_million_output_tokens_usd": ("Cost per million generated tokens", "USD", 1.0),
@@ -32,7 +32,7 @@ SHOWN: dict[str, tuple[str, str, float]] = {
     "weights_bytes": ("Weights per chip", "GB", 1e-9),
     "kv_budget_bytes": ("KV budget per chip", "GB", 1e-9),
     "kv_blocks": ("KV blocks", "", 1.0),
-    "kv_tokens": ("KV cache", "tokens", 1.0),
+    "kv_tokens": ("KV cache", "tok", 1.0),
     "goodput_share": ("Requests within the SLO", "%", 100.0),
     "goodput_per_s": ("Goodput", "1/s", 1.0),
     "hit_rate": ("Hit rate", "%", 100.0),
@@ -99,6 +99,8 @@ def number(value: Any) -> str:
         return MISSING
     if value == 0:
         return "0"
+    if value == int(value) and abs(value) < 1e6:
+        return f"{value:,.0f}"
     size = abs(value)
     if size >= 999.5:
         return f"{value:,.0f}" if size < 1e7 else prefixed(value).strip()
@@ -148,7 +150,8 @@ def show(name: str, value: Any) -> str:
     _, unit, factor = SHOWN.get(name, (name, "", 1.0))
     if unit == "%":
         return percent(value)
-    return f"{number(float(value) * factor)} {unit}".strip()
+    value = float(value) * factor
+    return (prefixed(value, unit) if abs(value) >= 1e6 else f"{number(value)} {unit}").strip()
 
 
 def title(name: str) -> str:
@@ -163,7 +166,7 @@ def title(name: str) -> str:
 
 
 def axis_label(name: str, units: str = "") -> str:
-    """The label of an axis with its unit: `ttft_s` → "TTFT (ms)"; `units` is used for names not known here."""
+    """The label of an axis with its unit: `ttft_s` → "TTFT (ms)"; `units` serves names not known here."""
     short = name if name in SHOWN else name.rsplit(".", 1)[-1]
     unit = SHOWN[short][1] if short in SHOWN else ("" if units == "1" else units)
     return f"{title(name)} ({unit})" if unit else title(name)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure as _Figure
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Eight colours that colour-blind people tell apart (Okabe and Ito, "Color Universal Design", 2008); the yellow
-#: is darkened to be seen on white.
+#: Eight colours that colour-blind people tell apart (Okabe and Ito, "Color Universal Design", 2008); the
+#: yellow is darkened to be seen on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#5D3A9B", "#4D4D4D")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -118,7 +118,7 @@ def text_on(rgba: Any) -> str:
 
 
 def overlapping_texts(fig: _Figure) -> list[tuple[str, str]]:
-    """Pairs of visible texts (tick labels, annotations, titles, legends) whose boxes overlap, and texts that leave the figure.
+    """Pairs of visible texts whose boxes overlap, and texts that leave the figure.
 
     A check for tests and for one's own pictures: an empty list means that nothing lies on anything else.
     """

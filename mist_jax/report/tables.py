@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mist_jax.report import quantities as q
-from mist_jax.schema import Scenario
+from mist_jax.schema import HardwareSpec, ParallelismSpec, Scenario
 
 #: What `print_evaluation` shows, pairs side by side.
 EVALUATION_ROWS = (
@@ -28,6 +28,9 @@ EVALUATION_ROWS = (
     ("chips", "cost_per_million_output_tokens_usd"),
 )
 _SHORTER = {
+    "ttft_s": "TTFT, mean",
+    "tpot_s": "TPOT, mean",
+    "e2e_s": "End to end, mean",
     "cost_per_million_output_tokens_usd": "Cost per 1M tokens",
     "energy_per_output_token_j": "Energy per token",
 }
@@ -43,29 +46,38 @@ def console(width: int | None = None) -> Console:
 def headline(scenario: Scenario, ds: xr.Dataset) -> list[str]:
     """Two lines: what serves, and what arrives."""
     work = scenario.workload
-    chips = ds.attrs.get("chips", ds["chips"].item() if "chips" in ds else None)
-    count = f"{q.number(chips)} x " if chips is not None else ""
     arrivals = {
         "closed": f"closed loop, concurrency {work.concurrency:g}",
         "trace": f"trace {work.trace}",
         "poisson": f"Poisson arrivals, {q.number(work.rate)} requests/s",
         "gamma": f"gamma arrivals, {q.number(work.rate)} requests/s, CV {work.burstiness:g}",
     }[work.arrivals]
-    plan = ds.attrs.get("parallelism", "")
-    hardware = scenario.hardware.name
+    hardware = pool_line(scenario.hardware, scenario.parallelism)
     if scenario.prefill is not None:
-        hardware = f"({scenario.prefill.hardware.name} prefill, {hardware} decode)"
+        hardware += (
+            f" (decode), {pool_line(scenario.prefill.hardware, scenario.prefill.parallelism)} (prefill)"
+        )
     return [
-        f"{scenario.model.name} on {count}{hardware}, {scenario.engine.name}, {plan}".rstrip(", "),
+        f"{scenario.model.name} on {hardware}, {scenario.engine.name}",
         f"{work.name}: {q.number(work.isl)} tokens in, {q.number(work.osl)} out; {arrivals}",
     ]
 
 
+def pool_line(hardware: HardwareSpec, plan: ParallelismSpec) -> str:
+    """Chips of one pool and the degrees of parallelism that are not 1: `8 x NVIDIA H100, TP8`."""
+    chips = plan.tp * plan.pp * plan.dp * plan.replicas
+    degrees = [f"{n.upper()}{getattr(plan, n):g}" for n in ("tp", "pp", "dp", "ep") if getattr(plan, n) != 1]
+    copies = [f"{plan.replicas:g} replicas"] if plan.replicas != 1 else []
+    return ", ".join([f"{chips:g} x {hardware.name}", *(["-".join(degrees)] if degrees else []), *copies])
+
+
 def print_evaluation(scenario: Scenario, ds: xr.Dataset, to: Console | None = None) -> None:
-    """Print the steady state of one deployment: latencies, rates, use, cost, SLO verdict and the iteration's parts.
+    """Print the steady state of one deployment: latencies, rates, use, cost, SLO verdict, parts.
 
     Args:
-        scenario: what was evaluated. ds: the result of `mist_jax.evaluate`. to: where to print (default: stdout).
+        scenario: what was evaluated.
+        ds: the result of `mist_jax.evaluate`.
+        to: where to print (default: stdout).
     """
     out = to or console()
     _print_headline(out, scenario, ds)
@@ -84,7 +96,9 @@ def print_play(scenario: Scenario, ds: xr.Dataset, to: Console | None = None) ->
     """Print a played trace: percentiles, share of each stage, goodput, cost, energy, preemptions.
 
     Args:
-        scenario: what was played. ds: the result of `mist_jax.play`. to: where to print (default: stdout).
+        scenario: what was played.
+        ds: the result of `mist_jax.play`.
+        to: where to print (default: stdout).
     """
     out = to or console()
     _print_headline(out, scenario, ds)
@@ -107,7 +121,7 @@ def print_play(scenario: Scenario, ds: xr.Dataset, to: Console | None = None) ->
 
 
 def percentile_rows(ds: xr.Dataset) -> list[tuple[str, list[float]]]:
-    """(variable, [mean, p50, p90, p95, p99]) of the per-request latencies, over the requests that have one."""
+    """(variable, [mean, p50, p90, p95, p99]) of the latencies, over the requests that have one."""
     rows = []
     for name in ("ttft_s", "tpot_s", "e2e_s"):
         if name not in ds:
@@ -204,8 +218,8 @@ def _summary(scenario: Scenario, ds: xr.Dataset) -> Table:
     table = _table(show_header=False)
     for justify in ("left", "right", "left"):
         table.add_column(justify=justify)
-    table.add_row("Requests served", f"{served:,} of {total:,}", f"{total - served:,} refused")
-    table.add_row("Requests preempted", f"{int(a.get('preempted_requests', 0)):,}", "")
+    table.add_row("Served", f"{served:,} of {total:,}", f"{total - served:,} refused")
+    table.add_row("Preempted", f"{int(a.get('preempted_requests', 0)):,}", "requests")
     table.add_row("Duration", q.duration(a.get("makespan_s", nan)), "first arrival to last token")
     table.add_row("Generated tokens", f"{q.number(a.get('output_tokens_per_s', nan))} tokens/s", "")
     table.add_row(
