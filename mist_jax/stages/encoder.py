@@ -7,8 +7,8 @@ itself.
 T = tokens of the batch, s_i = tokens of a sequence, P = parameters without the embedding table.
 
 eta = 0.31 of the 16-bit peak: bge-large (303 M parameters without embeddings) on one L4 embeds 62.2e3
-tokens/s = 37.7 TFLOP/s of 121 (infinity documentation, benchmarking page: text-embeddings-inference, 1.15 M tokens in
-18.49 s).
+tokens/s = 37.7 TFLOP/s of 121 (infinity documentation, benchmarking page: text-embeddings-inference, 1.15 M
+tokens in 18.49 s).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Reasoning: thinking tokens, parallel samples, beams and trees, sequential revision, and a verifier.
 
 Thinking length is log-normal with given mean and median (DeepSeek-R1 in production: output mean 2,133,
-median 1,014, P90 5,423, P99 15,063: ServeGen, Xiang et al., arXiv 2505.09999, rate-weighted). Of N independent branches the request waits for the longest,
+median 1,014, P90 5,423, P99 15,063: ServeGen, Xiang et al., arXiv 2505.09999, rate-weighted). Of N
+independent branches the request waits for the longest,
     E[max] = integral_0^inf 1 - F(x)^N dx,
 all share the prompt's KV (Juravsky et al., Hydragen, arXiv 2402.05099; cascade attention in FlashInfer): a
 step reads W + KV_prompt + sum KV_i with such kernels, N KV_prompt without. A tree of depth D and width B
