@@ -26,7 +26,7 @@ from mist_jax.system.hardware import COMPUTE_PRECISIONS
 #: Chips that run the same kernels: GB300 and B300 (sm_103) take those of B200 and GB200 (sm_100).
 KERNEL_GENERATION = {"blackwell_ultra": "blackwell"}
 
-#: Engines whose kernels stand for others: SGLang and vLLM share FlashInfer, FlashAttention, DeepGEMM, CUTLASS.
+#: Engines whose kernels stand for others: SGLang and vLLM share FlashInfer, FlashAttention and DeepGEMM.
 ENGINE_KERNELS = {
     "vllm": "vllm",
     "sglang": "vllm",

@@ -14,6 +14,7 @@ from mist_jax.errors import ConfigError, Status
 from mist_jax.physics.memory import MemoryUse, memory_use
 from mist_jax.physics.step import STEP_PARTS
 from mist_jax.physics.step_energy import ENERGY_SHARES
+from mist_jax.programs import compiled
 from mist_jax.queueing import steady
 from mist_jax.schema import Scenario
 
@@ -51,9 +52,9 @@ VARIABLES = {
 def programs() -> dict[str, Any]:
     """The compiled steady-state programs; one serves every model and chip."""
     return {
-        "closed": jax.jit(steady.closed_loop),
-        "open": jax.jit(steady.open_loop),
-        "memory": jax.jit(memory_use),
+        "closed": compiled(steady.closed_loop),
+        "open": compiled(steady.open_loop),
+        "memory": compiled(memory_use),
     }
 
 

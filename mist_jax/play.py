@@ -10,6 +10,7 @@ import xarray as xr
 from mist_jax import build
 from mist_jax.errors import ConfigError
 from mist_jax.evaluate import describe, require_fit
+from mist_jax.programs import compiled
 from mist_jax.queueing import playback
 from mist_jax.queueing import state as st
 from mist_jax.queueing.step_table import build_step_table
@@ -221,7 +222,7 @@ def _energy(
     batch = max(busy_time / max(span, 1e-9) / engines, 1.0)
     context = float(np.average(rq["prompt"] + 0.5 * rq["output"], weights=np.maximum(rq["output"], 1)))
     with jax.enable_x64(True):
-        program = jax.jit(step_time)
+        program = compiled(step_time)
         pre = program(system, prefill_batch(float(rq["prompt"].mean())))
         dec = program(system, decode_batch(batch, context))
         per = [

@@ -41,7 +41,9 @@ OPERATORS = (
 )
 #: Operators whose time depends on the tokens of the iteration alone, see docs/architecture.md, "The step table".
 TOKEN_OPERATORS = tuple(
-    o for o in OPERATORS if o not in ("attention_prefill", "attention_decode", "attention_index", "recurrence", "lm_head")
+    o
+    for o in OPERATORS
+    if o not in ("attention_prefill", "attention_decode", "attention_index", "recurrence", "lm_head")
 )
 
 
@@ -74,7 +76,9 @@ def operator_costs(system: System, batch: Batch) -> dict[str, Cost]:
     return {name: out[name] for name in OPERATORS}
 
 
-def _gemm(use: Rated, hw: Hardware, m: Array, n: Array, depth: Array, wb: Array, ab: Array, ob: Array) -> Array:
+def _gemm(
+    use: Rated, hw: Hardware, m: Array, n: Array, depth: Array, wb: Array, ab: Array, ob: Array
+) -> Array:
     return k.gemm_time(use.coef, use.on(hw), m, n, depth, wb, ab, ob, use.precision)
 
 
@@ -108,7 +112,9 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
         return _cost(
             step.compute_scale * jnp.sum(att.layers * seconds),
             jnp.sum(att.layers * 2.0 * tokens * elements),
-            jnp.sum(jnp.where(tokens > 0, att.layers * (elements * wb + 2.0 * tokens * model.hidden * ab), 0.0)),
+            jnp.sum(
+                jnp.where(tokens > 0, att.layers * (elements * wb + 2.0 * tokens * model.hidden * ab), 0.0)
+            ),
         )
 
     # attention cores
@@ -129,7 +135,14 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     def prefill_core(use: Rated) -> Array:
         return k.attention_prefill_time(use.coef, use.on(hw), *chunk_args, use.precision, window, seqs)
 
-    past_args = (batch.decode_seqs, entries(batch.decode_context), heads, decode_kv, att.decode_qk_dim, att.decode_v_dim)
+    past_args = (
+        batch.decode_seqs,
+        entries(batch.decode_context),
+        heads,
+        decode_kv,
+        att.decode_qk_dim,
+        att.decode_v_dim,
+    )
 
     def decode_core(use: Rated, shared_kv: float) -> Array:
         args = (*past_args, model.kv_bytes, use.precision, window, shared_kv)
@@ -145,7 +158,9 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     shared = 1.0 - att.is_mla
     keys = jnp.minimum(entries(batch.prefill_past) + chunk, window) * seqs
     prefill_bytes = softmax * kv_heads * (att.qk_dim + att.v_dim) * keys * model.kv_bytes
-    decode_bytes = softmax * decode_kv * (att.decode_qk_dim + shared * att.decode_v_dim) * attended * model.kv_bytes
+    decode_bytes = (
+        softmax * decode_kv * (att.decode_qk_dim + shared * att.decode_v_dim) * attended * model.kv_bytes
+    )
 
     # sparse attention scores every past token with a small indexer first (DeepSeek-V3.2 report, eq. 1)
     index_dim = att.index_elements
@@ -168,7 +183,9 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     mixer, chip = kern.recurrent.coef, kern.recurrent.on(hw)
     t_rec = k.recurrent_time(mixer, chip, batch.prefill_tokens, seqs, *rec_args)
     t_rec += k.recurrent_decode_time(mixer, chip, batch.decode_seqs, *rec_args)
-    touched_states = 2.0 * (batch.decode_seqs + batch.prefill_seqs) * att.state_elements / tp * model.state_bytes
+    touched_states = (
+        2.0 * (batch.decode_seqs + batch.prefill_seqs) * att.state_elements / tp * model.state_bytes
+    )
 
     def total(x: Array) -> Array:
         return jnp.sum(att.layers * x)
@@ -180,7 +197,9 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
         "attention_decode": _cost(scale * total(t_dec), total(decode_flops), total(decode_bytes)),
         "attention_index": _cost(scale * total(t_index), total(index_flops), total(index_bytes)),
         "recurrence": _cost(
-            scale * total(recurrent * t_rec), total(recurrent * tokens * att.state_flops / tp), total(recurrent * touched_states)
+            scale * total(recurrent * t_rec),
+            total(recurrent * tokens * att.state_flops / tp),
+            total(recurrent * touched_states),
         ),
         "attention_out": linear(t_out, elements_out),
     }
@@ -202,7 +221,10 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
         return _cost(
             step.compute_scale * layers * (up + down),
             layers * 2.0 * tokens * elements,
-            layers * jnp.where(tokens > 0, elements * model.ffn_weight_bytes + 2.0 * tokens * model.hidden * ab, 0.0),
+            layers
+            * jnp.where(
+                tokens > 0, elements * model.ffn_weight_bytes + 2.0 * tokens * model.hidden * ab, 0.0
+            ),
         )
 
     everyone = tokens * par.dp  # the experts see the tokens of all attention-DP ranks
@@ -231,7 +253,9 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
     routed = everyone * top_k / par.ep
     # a latent MoE projects every token into and out of `expert_hidden`, replicated over TP
     latent = model.latent_params / jnp.maximum(model.moe_layers, 1.0)
-    t_latent = _gemm(kern.ffn_gemm, hw, tokens, latent / model.hidden, model.hidden, model.ffn_weight_bytes, ab, 2.0)
+    t_latent = _gemm(
+        kern.ffn_gemm, hw, tokens, latent / model.hidden, model.hidden, model.ffn_weight_bytes, ab, 2.0
+    )
     t_router = _gemm(kern.wide_gemm, hw, tokens, experts, model.hidden, 2.0, 2.0, 4.0)
     has_moe = model.moe_layers > 0
     moe_layers = jnp.where(has_moe, model.moe_layers, 0.0)
@@ -241,12 +265,14 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
         "router": _cost(
             step.compute_scale * moe_layers * (t_router + t_latent),
             moe_layers * 2.0 * tokens * (experts * model.hidden + latent),
-            moe_layers * jnp.where(tokens > 0, 2.0 * experts * model.hidden + latent * model.ffn_weight_bytes, 0.0),
+            moe_layers
+            * jnp.where(tokens > 0, 2.0 * experts * model.hidden + latent * model.ffn_weight_bytes, 0.0),
         ),
         "experts": _cost(
             step.compute_scale * moe_layers * t_moe,
             moe_layers * 2.0 * routed * weights,
-            moe_layers * (touched * weights * model.expert_weight_bytes + 2.0 * routed * model.expert_hidden * ab),
+            moe_layers
+            * (touched * weights * model.expert_weight_bytes + 2.0 * routed * model.expert_hidden * ab),
         ),
     }
 
@@ -260,7 +286,10 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
 
     # two norms with residual (read, read, write), rotary and activation: about 10 passes over the residual
     # stream in 16-bit, the activation over its own width
-    width = 10.0 * model.hidden * model.residual_streams + 3.0 * jnp.maximum(model.dense_ffn * (model.dense_layers > 0), model.shared_ffn) / par.tp
+    width = (
+        10.0 * model.hidden * model.residual_streams
+        + 3.0 * jnp.maximum(model.dense_ffn * (model.dense_layers > 0), model.shared_ffn) / par.tp
+    )
     nbytes = tokens * width * 2.0
     elementwise = k.elementwise_time(kern.elementwise, hw, nbytes)
 

@@ -20,7 +20,6 @@ moves between lanes. Near saturation play the trace instead (`queueing.playback`
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,17 +32,11 @@ from mist_jax.physics.resolve import resolve
 from mist_jax.physics.step import StepTime, step_seconds, step_time
 from mist_jax.physics.step_energy import ENERGY_SHARES, step_energy
 from mist_jax.pytree import pytree, replace
+from mist_jax.queueing.root import solve_load
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Workload
 
 Array = Any
-
-#: Points of n at which the iteration time is worked out before the root is bracketed, and bisections between them.
-NODES = 5
-BISECTIONS = 24
-#: Newton steps with exact times after the bisection.
-POLISH = 3
-
 
 @pytree
 class SteadyState:
@@ -133,20 +126,19 @@ def chunk_tokens(lane: Lane, m: Array, others: Array) -> tuple[Array, Array, Arr
     return room, tokens, jnp.minimum(demand / tokens, 1.0)
 
 
-def _times(lane: Lane, m: Array, others: Array) -> tuple[Array, Array]:
-    """Seconds of (a decode iteration, a mixed iteration) at batch m."""
+def _times(lane: Lane, others: Array) -> Array:
+    """Seconds of (a decode iteration, a mixed iteration), [2], for a sequence that decodes beside `others`."""
+    m = 1.0 + others
     _, tokens, _ = chunk_tokens(lane, m, others)
     # one vectorized call for both: half the program to compile
     both = jax.vmap(lambda p: step_seconds(lane.system, _mixed(lane, m, p)))(jnp.stack([jnp.zeros_like(tokens), tokens]))
-    return both[0], jnp.maximum(both[1], both[0])
+    return jnp.stack([both[0], jnp.maximum(both[1], both[0])])
 
 
-def _flow(
-    lane: Lane, n: Array, others: Array, decode: Array, mixed: Array, residual: Array
-) -> tuple[Array, Array, Array]:
+def _flow(lane: Lane, n: Array, others: Array, times: Array, residual: Array) -> tuple[Array, Array, Array]:
     """(mean iteration, requests/s of the lane, TTFT) for n decoding sequences of which `others` are seen."""
-    m = 1.0 + others
-    room, tokens, share = chunk_tokens(lane, m, others)
+    decode, mixed = times[0], times[1]
+    room, tokens, share = chunk_tokens(lane, 1.0 + others, others)
     mean = decode + share * (mixed - decode)
     rate = n / (lane.steps * mean)
     chunks = jnp.maximum(lane.isl / room, 1.0)
@@ -158,60 +150,6 @@ def _flow(
     busy = jnp.minimum(others, 1.0)
     start = residual * busy * mean
     return mean, rate, lane.system.calibration.step.request_s + wait + start + prefill
-
-
-def _solve(
-    lane: Lane, others_of: Callable[[Array], Array], excess: Callable[..., Array], residual: Array
-) -> tuple[Array, Array, Array]:
-    """The n in (0, limit] at which `excess(n, mean, rate, ttft)`, rising in n, is zero; `limit` if it stays below.
-
-    The iteration times are worked out at `NODES` points and interpolated log-linearly for a bisection; `POLISH`
-    Newton steps with the exact times and the interpolated slope remove the interpolation error. The gradient is
-    that of the root (implicit differentiation, `jax.lax.custom_root`), not of the iteration.
-
-    Returns:
-        n, whether it sits at the limit, and the seconds of (decode, mixed) iterations at the limit, [2].
-    """
-    high = lane.limit
-    low = jnp.minimum(1e-4, 0.5 * high)
-    log_m = jnp.log1p(others_of(high)) * jnp.linspace(0.0, 1.0, NODES)
-    nodes = jnp.stack(jax.vmap(lambda o: _times(lane, 1.0 + o, o))(jnp.expm1(log_m)))
-    log_nodes = jnp.log(nodes)
-    span = jnp.maximum(log_m[-1], 1e-12)
-
-    def interpolated(n: Array) -> Array:
-        others = others_of(n)
-        position = jnp.clip(jnp.log1p(others) / span * (NODES - 1), 0.0, NODES - 1)
-        # hat functions: a gather would not vectorize
-        weights = jnp.maximum(1.0 - jnp.abs(jnp.arange(NODES) - position), 0.0)
-        decode, mixed = jnp.exp(log_nodes @ weights)
-        return excess(n, *_flow(lane, n, others, decode, mixed, residual))
-
-    def exact(n: Array) -> Array:
-        others = others_of(n)
-        return excess(n, *_flow(lane, n, others, *_times(lane, 1.0 + others, others), residual))
-
-    def root(f: Callable[[Array], Array], _: Array) -> Array:
-        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            a, b = bracket
-            mid = jnp.sqrt(a * b)
-            below = interpolated(mid) < 0
-            return jnp.where(below, mid, a), jnp.where(below, b, mid)
-
-        a, b = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
-        n = jnp.sqrt(a * b)
-        h = 0.01 * n
-        slope = jnp.maximum((interpolated(n + h) - interpolated(n - h)) / (2.0 * h), 1e-30)
-
-        def polish(_: int, n: Array) -> Array:
-            return jnp.clip(n - f(n) / slope, 0.5 * n, jnp.minimum(2.0 * n, high))
-
-        return jax.lax.fori_loop(0, POLISH, polish, n)
-
-    n = jax.lax.custom_root(exact, high, root, lambda g, y: y / g(jnp.ones_like(y)))
-    at_limit = jax.lax.stop_gradient(n >= high * (1.0 - 1e-6))
-    # at the limit n follows the limit, not the root
-    return jnp.where(at_limit, high, n), at_limit, nodes[:, -1]
 
 
 def closed_loop(system: System, workload: Workload, replicas: Array = 1.0) -> SteadyState:
@@ -234,10 +172,11 @@ def closed_loop(system: System, workload: Workload, replicas: Array = 1.0) -> St
     def others_of(n: Array) -> Array:
         return n * seen
 
-    def excess(n: Array, mean: Array, rate: Array, ttft: Array) -> Array:
+    def excess(n: Array, times: Array) -> Array:
+        _, rate, ttft = _flow(lane, n, others_of(n), times, jnp.asarray(1.0))
         return n + rate * ttft - clients
 
-    n, at_limit, _ = _solve(lane, others_of, excess, jnp.asarray(1.0))
+    n, at_limit, _ = solve_load(lambda o: _times(lane, o), others_of, excess, lane.limit)
     point = _point(lane, n, others_of(n), jnp.asarray(1.0))
     # beyond the limit of running sequences the rest waits: Little's law
     queued = safe_divide(clients - n, point.rate)
@@ -256,13 +195,15 @@ def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> Stea
     def others_of(n: Array) -> Array:
         return n
 
-    def excess(n: Array, mean: Array, rate: Array, ttft: Array) -> Array:
+    residual = jnp.asarray(0.5)
+
+    def excess(n: Array, times: Array) -> Array:
+        _, rate, _ = _flow(lane, n, others_of(n), times, residual)
         return rate - offered
 
-    residual = jnp.asarray(0.5)
-    n, _, at_top = _solve(lane, others_of, excess, residual)
     top = lane.limit
-    _, capacity, _ = _flow(lane, top, top, at_top[0], at_top[1], residual)
+    n, _, at_top = solve_load(lambda o: _times(lane, o), others_of, excess, top)
+    _, capacity, _ = _flow(lane, top, top, at_top, residual)
     load = offered / jnp.maximum(capacity, 1e-30)
     point = _point(lane, n, others_of(n), residual)
     return _result(lane, workload, point, lanes, load=load, unstable=load > 1.0)
@@ -284,8 +225,8 @@ def _point(lane: Lane, n: Array, others: Array, residual: Array) -> _Point:
     m = 1.0 + others
     _, tokens, share = chunk_tokens(lane, m, others)
     both = jax.vmap(lambda p: step_time(lane.system, _mixed(lane, m, p)))(jnp.stack([jnp.zeros_like(tokens), tokens]))
-    slow = jnp.maximum(both.seconds[1], both.seconds[0])
-    mean, rate, ttft = _flow(lane, n, others, both.seconds[0], slow, residual)
+    times = jnp.stack([both.seconds[0], jnp.maximum(both.seconds[1], both.seconds[0])])
+    mean, rate, ttft = _flow(lane, n, others, times, residual)
     step = jax.tree.map(lambda x: x[0] + share * (x[1] - x[0]), both)
     return _Point(n=n, share=share, mean=mean, rate=rate, ttft=ttft, step=step)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from mist_jax.physics.operators import operator_costs
 from mist_jax.physics.step import token_terms
+from mist_jax.programs import compiled
 from mist_jax.queueing.table import StepTable, octave_grid
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System
@@ -65,7 +66,7 @@ def _program() -> Any:
         floor = _prefill(system, jnp.asarray(1e-6), jnp.asarray(0.0))
         return one(system, n), two(system, s), pre(system, n, past), dec(system, s, context), floor
 
-    return jax.jit(grids)
+    return compiled(grids)
 
 
 def build_step_table(

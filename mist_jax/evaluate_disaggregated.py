@@ -1,0 +1,90 @@
+"""`evaluate` for a disaggregated deployment: a prefill pool and a decode pool, possibly of different makers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from mist_jax import build
+from mist_jax.programs import compiled
+from mist_jax.queueing import steady_disaggregated as sd
+from mist_jax.schema import Scenario
+
+#: Further variables: name → (units, what it is)
+POOL_VARIABLES = {
+    "prefill_utilization": ("1", "busy share of the prefill pool"),
+    "prefill_wait_s": ("s", "mean wait for a prefill replica"),
+    "prefill_s": ("s", "mean prefill"),
+    "transfer_s": ("s", "visible part of the KV transfer"),
+    "transfer_utilization": ("1", "busy share of the prefill pool's links"),
+    "prefill_power_w": ("W", "mean power of one chip of the prefill pool"),
+    "prefill_chips": ("1", "chips of the prefill pool"),
+}
+
+
+@lru_cache(maxsize=1)
+def _programs() -> dict[str, Any]:
+    return {"closed": compiled(sd.closed_loop_disaggregated), "open": compiled(sd.open_loop_disaggregated)}
+
+
+def evaluate_disaggregated(scenario: Scenario) -> xr.Dataset:
+    """Steady state of both pools; chips, cost and energy are those of both.
+
+    Raises:
+        ConfigError: as `evaluate`, for either pool.
+    """
+    from mist_jax.evaluate import programs, require_fit, to_dataset
+
+    pool = scenario.prefill
+    assert pool is not None
+    decode = build.build_system(scenario)
+    prefill = build.build_system(scenario, pool, "prefill.")
+    build.check_context(scenario, decode.model)
+    memory = programs()["memory"](decode)
+    require_fit(scenario, memory)
+    require_fit(scenario, programs()["memory"](prefill), "prefill.")
+    kind = "closed" if scenario.workload.arrivals == "closed" else "open"
+    args = (decode, prefill, build.build_transfer(scenario), build.build_workload(scenario))
+    out = _programs()[kind](*args, scenario.parallelism.replicas, pool.parallelism.replicas)
+    out, memory = jax.tree.map(np.asarray, (out, memory))
+    ds = to_dataset(scenario, out.decode, memory)
+    _add_prefill_pool(ds, scenario, out)
+    return ds
+
+
+def _add_prefill_pool(ds: xr.Dataset, scenario: Scenario, out: sd.Disaggregated) -> None:
+    pool = scenario.prefill
+    assert pool is not None
+    chips = build.chips(pool.parallelism) * pool.parallelism.replicas
+    decode_chips = float(ds.chips)
+    power = float(out.prefill_power_share.sum())
+    values = {
+        "prefill_utilization": out.prefill_utilization,
+        "prefill_wait_s": out.prefill_wait,
+        "prefill_s": out.prefill_seconds,
+        "transfer_s": out.transfer_seconds,
+        "transfer_utilization": out.transfer_utilization,
+        "prefill_power_w": power,
+        "prefill_chips": chips,
+    }
+    for name, value in values.items():
+        units, text = POOL_VARIABLES[name]
+        ds[name] = ((), np.asarray(value), {"units": units, "long_name": text})
+    tokens = float(ds.output_tokens_per_s)
+    dollars = (
+        scenario.hardware.price.usd_per_hour * decode_chips + pool.hardware.price.usd_per_hour * chips
+    ) / 3600.0
+    watts = float(ds.power_w) * decode_chips + power * chips
+    ds["chips"] = ds.chips.copy(data=decode_chips + chips)
+    ds["output_tokens_per_s_per_chip"] = ds.output_tokens_per_s_per_chip.copy(data=tokens / (decode_chips + chips))
+    ds["cost_per_million_output_tokens_usd"] = ds.cost_per_million_output_tokens_usd.copy(data=dollars / tokens * 1e6)
+    ds["energy_per_output_token_j"] = ds.energy_per_output_token_j.copy(data=watts / tokens)
+    ds.attrs["prefill_hardware"] = pool.hardware.name
+    par = pool.parallelism
+    ds.attrs["prefill_parallelism"] = (
+        f"tp={par.tp:g} pp={par.pp:g} dp={par.dp:g} ep={par.ep:g} replicas={par.replicas:g}"
+    )

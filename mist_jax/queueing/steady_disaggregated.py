@@ -1,0 +1,221 @@
+"""Steady state of disaggregated pools: prefill replicas hand their KV cache to decode replicas.
+
+    n_d lanes_d + lambda (TTFT) = C                 closed loop
+    lambda = n_d lanes_d / ((OSL - 1) tau_d(m))     decode pool, no prefill in its iterations
+    TTFT   = request + wait + prefill + transfer
+
+The prefill pool is a set of M/D/1 queues whose service is one prompt's share of a full iteration (prompts that wait
+are batched up to the token budget); the transfer is a latency and the KV bytes over the replica's link, shared by
+the transfers under way, as the link's own M/D/1 wait. Splitwise (arXiv 2311.18677) and DistServe (arXiv 2401.09670)
+describe the split; the queue is ours.
+
+Not modelled: decode replicas that refuse transfers when their KV is full (they wait in the closed form of the limit),
+affinity between particular replicas.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from mist_jax.numerics import safe_divide
+from mist_jax.physics.memory import kv_bytes_total
+from mist_jax.physics.step import step_seconds, step_time
+from mist_jax.pytree import pytree, replace
+from mist_jax.queueing.root import solve_load
+from mist_jax.queueing.steady import Lane, SteadyState, _mixed, _Point, _result, lanes_of, make_lane
+from mist_jax.system.batch import Batch
+from mist_jax.system.deployment import System, Transfer, Workload
+
+Array = Any
+
+
+@pytree
+class PrefillPool:
+    """What one lane of the prefill pool takes; scalars."""
+
+    lanes: Array
+    alone: Array  #: s, all iterations of one prompt alone
+    single: Array  #: tokens of an iteration with one prompt
+    step_single: Array  #: s of it
+    step_full: Array  #: s of an iteration that fills the token budget
+    budget: Array  #: tokens
+    isl: Array
+
+
+@pytree
+class Disaggregated:
+    """The deployment's means, and each pool's own figures."""
+
+    decode: SteadyState  #: TTFT, TPOT, E2E and rate are those of the whole; power and utilization of the decode pool
+    prefill_utilization: Array  #: busy share of the prefill pool
+    prefill_wait: Array  #: s, mean wait for a prefill replica
+    prefill_seconds: Array  #: s, mean prefill
+    transfer_seconds: Array  #: s, visible part of the KV transfer
+    transfer_utilization: Array  #: busy share of the prefill pool's links
+    prefill_power_share: Array  #: [len(ENERGY_SHARES)] W per chip of the prefill pool
+
+
+def _prefill_batch(lane: Lane, tokens: Array) -> Batch:
+    batch = _mixed(lane, jnp.zeros_like(tokens), tokens)
+    return replace(batch, decode_seqs=jnp.zeros_like(tokens))
+
+
+def prefill_pool(system: System, workload: Workload, replicas: Array) -> PrefillPool:
+    """Times of the prefill pool, independent of its load."""
+    lane = make_lane(system, workload)
+    budget = lane.system.engine.max_num_batched_tokens
+    single = jnp.minimum(lane.isl, budget)
+    chunks = jnp.maximum(lane.isl / budget, 1.0)
+    step_single = step_seconds(lane.system, _prefill_batch(lane, single))
+    step_full = step_seconds(lane.system, _prefill_batch(lane, budget))
+    extra = jnp.ceil(chunks - 1e-9) - chunks
+    small = step_seconds(lane.system, _prefill_batch(lane, jnp.minimum(16.0, single)))
+    return PrefillPool(
+        lanes=lanes_of(system, replicas),
+        alone=chunks * step_single + extra * small,
+        single=single,
+        step_single=step_single,
+        step_full=jnp.maximum(step_full, step_single),
+        budget=budget,
+        isl=lane.isl,
+    )
+
+
+def _prefill_latency(pool: PrefillPool, rate: Array) -> tuple[Array, Array, Array]:
+    """(wait, prefill, busy share) in seconds at `rate` requests/s over the pool."""
+    each = rate / pool.lanes
+    service = pool.step_full * pool.isl / pool.budget
+    rho = jnp.clip(each * service, 0.0, 0.999)
+    wait = service * rho / (2.0 * (1.0 - rho))
+    # prompts that arrive during an iteration share the next one
+    fill = jnp.clip(each * pool.step_single * pool.isl, pool.single, pool.budget)
+    weight = safe_divide(fill - pool.single, pool.budget - pool.single)
+    stretch = (pool.step_single + weight * (pool.step_full - pool.step_single)) / pool.step_single
+    prefill = pool.alone * stretch
+    busy = jnp.clip(each * pool.alone, 0.0, 1.0)
+    # an arrival meets half an iteration under way
+    return wait + 0.5 * busy * pool.step_single, prefill, jnp.maximum(rho, busy)
+
+
+def _transfer_latency(
+    transfer: Transfer, nbytes: Array, layers: Array, prefill: Array, rate: Array, replicas: Array
+) -> tuple[Array, Array]:
+    """(visible seconds, busy share of the links) of moving `nbytes` per request.
+
+    Serial: alpha + S / BW. Layer by layer the transfer hides behind the rest of the prefill, and what shows is the
+    last layer or what the link is slower by (Splitwise, arXiv 2311.18677, section 4.3).
+    """
+    flight = nbytes / transfer.bandwidth
+    rho = jnp.clip(rate / replicas * flight, 0.0, 0.999)
+    wait = flight * rho / (2.0 * (1.0 - rho))
+    layered = flight / layers + jnp.maximum(flight - prefill, 0.0)
+    visible = transfer.latency + flight + transfer.overlap * (layered - flight)
+    return visible + wait, rho
+
+
+def closed_loop_disaggregated(
+    decode: System, prefill: System, transfer: Transfer, workload: Workload, decode_replicas: Array, prefill_replicas: Array
+) -> Disaggregated:
+    """A fixed number of requests in flight over both pools.
+
+    Args:
+        decode, prefill: one replica of each pool.
+        transfer: link of one prefill replica.
+        workload: `concurrency` of the whole deployment.
+    """
+    clients = workload.concurrency
+    return _disaggregated(decode, prefill, transfer, workload, decode_replicas, prefill_replicas, clients, None)
+
+
+def open_loop_disaggregated(
+    decode: System, prefill: System, transfer: Transfer, workload: Workload, decode_replicas: Array, prefill_replicas: Array
+) -> Disaggregated:
+    """Poisson arrivals at `workload.rate` over both pools; unstable where either pool saturates."""
+    return _disaggregated(
+        decode, prefill, transfer, workload, decode_replicas, prefill_replicas, None, workload.rate
+    )
+
+
+def _disaggregated(
+    decode: System,
+    prefill: System,
+    transfer: Transfer,
+    workload: Workload,
+    decode_replicas: Array,
+    prefill_replicas: Array,
+    clients: Array | None,
+    offered: Array | None,
+) -> Disaggregated:
+    lane = make_lane(decode, workload)
+    lanes = lanes_of(decode, decode_replicas)
+    pool = prefill_pool(prefill, workload, prefill_replicas)
+    nbytes = kv_bytes_total(lane.system.model, workload.isl)
+    layers = lane.system.model.layers
+    request = prefill.calibration.step.request_s
+
+    def ttft_at(rate: Array) -> tuple[Array, ...]:
+        wait, run, busy = _prefill_latency(pool, rate)
+        move, moving = _transfer_latency(transfer, nbytes, layers, run, rate, prefill_replicas)
+        return request + wait + run + move, wait, run, busy, move, moving
+
+    def decode_batch(others: Array) -> Batch:
+        return _mixed(lane, 1.0 + others, jnp.zeros_like(others))
+
+    def times(others: Array) -> Array:
+        return jnp.reshape(step_seconds(lane.system, decode_batch(others)), (1,))
+
+    # the pool can serve no more than its prefill side: a rate at which a prefill lane is always busy
+    if clients is not None:
+        per_lane = clients / lanes
+        lane = replace(lane, limit=jnp.minimum(lane.limit, jnp.maximum(per_lane, 1e-3)))
+        seen = jnp.maximum(per_lane - 1.0, 0.0) / jnp.maximum(per_lane, 1.0)
+    else:
+        seen = jnp.asarray(1.0)
+
+    def others_of(n: Array) -> Array:
+        return n * seen
+
+    def rate_at(n: Array, step: Array) -> Array:
+        return n * lanes / (lane.steps * step)
+
+    def excess(n: Array, t: Array) -> Array:
+        rate = rate_at(n, t[0])
+        if clients is None:
+            return rate - offered
+        return n * lanes + rate * ttft_at(rate)[0] - clients
+
+    n, at_limit, at_top = solve_load(times, others_of, excess, lane.limit)
+    step = step_time(lane.system, decode_batch(others_of(n)))
+    rate = rate_at(n, step.seconds)
+    ttft, wait, run, busy, move, moving = ttft_at(rate)
+    capacity = rate_at(lane.limit, at_top[0])
+    if clients is None:
+        prefill_capacity = pool.lanes * pool.budget / (pool.step_full * pool.isl)
+        capacity = jnp.minimum(capacity, prefill_capacity)
+        load = offered / jnp.maximum(capacity, 1e-30)
+        unstable = load > 1.0
+    else:
+        ttft = jnp.where(at_limit, jnp.maximum(ttft, safe_divide(clients - n * lanes, rate)), ttft)
+        load, unstable = jnp.ones_like(n), jnp.zeros_like(n, dtype=bool)
+    point = _Point(n=n, share=jnp.zeros_like(n), mean=step.seconds, rate=rate / lanes, ttft=ttft, step=step)
+    state = _result(lane, workload, point, lanes, load=load, unstable=unstable)
+    state = replace(state, waiting=rate * ttft / lanes)
+    from mist_jax.physics.step_energy import ENERGY_SHARES, step_energy
+
+    pre_lane = make_lane(prefill, workload)
+    whole = step_time(pre_lane.system, _prefill_batch(pre_lane, pool.single))
+    hw, pp = prefill.hardware, prefill.parallel.pp
+    sums = (pp * x.sum() for x in (whole.flops, whole.bytes, whole.sent))
+    shares = step_energy(prefill.calibration.energy, hw, *sums, whole.seconds - whole.by_operator[-1], whole.seconds)
+    power = shares / whole.seconds * jnp.where(jnp.arange(len(ENERGY_SHARES)) == 0, 1.0, busy)
+    return Disaggregated(
+        decode=state,
+        prefill_utilization=busy,
+        prefill_wait=wait,
+        prefill_seconds=run,
+        transfer_seconds=move,
+        transfer_utilization=moving,
+        prefill_power_share=power,
+    )
