@@ -27,7 +27,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "split_depth": (64.0, 1e6),
     "quantize_bytes": (1e-3, 50.0),
     "quantize_row": (1.0, 1e5),
-    "cache_speedup": (1.001, 8.0),
+    "cache_speedup": (1.001, 20.0),
     "route_passes": (0.01, 100.0),
     "expert_s": (1e-10, 1e-5),
     "softmax_rate": (1.0, 500.0),

@@ -51,8 +51,8 @@ def recurrent_time(
     """Seconds of a chunk-wise recurrence over `tokens` tokens of `sequences` sequences, per layer (prefill).
 
     launch + overlap(FLOPs / (peak e_c), bytes / (BW e_m)) + chunks of a chain x chunk_s x waves. FLOPs per
-    token and value head: 2 (3 d_k d_v + C (d_k + d_v)) for chunks of C = 64 tokens. Chains (sequences x heads) run
-    side by side, one a unit: waves = overlap(1, chains / units).
+    token and value head: 2 (3 d_k d_v + C (d_k + d_v)) for chunks of C = 64 tokens. Chains (sequences x
+    heads) run side by side, one a unit: waves = overlap(1, chains / units).
 
     Args:
         tokens, sequences: in all; the length of each is tokens / sequences.
