@@ -162,7 +162,7 @@ def outside():
 
 
 def test_a_stage_from_outside_of_the_package(outside):
-    """One definition, registered once, is named, configured, timed, differentiated and shared like the built-in."""
+    """One definition, registered once, is used like the built-in ones."""
     assert "translate" in stage_names()
     stage = get_stage("translate")
     params = stage.build({"words_per_s": "2000 Hz"})

@@ -79,7 +79,7 @@ def rows():
 
 @pytest.mark.parametrize("measured_distances", [True, False])
 def test_faiss_on_bigann(measured_distances):
-    """Median error at most 10 % over all FAISS rows, with the packaged defaults (in sample but for kst_ann)."""
+    """Median error at most 10 % over all FAISS rows (in sample but for kst_ann)."""
     from calibration.retrieval import predict
 
     data = rows()
