@@ -40,6 +40,13 @@ SHOWN: dict[str, tuple[str, str, float]] = {
     "rate": ("Offered rate", "requests/s", 1.0),
     "isl": ("Prompt length", "tokens", 1.0),
     "osl": ("Answer length", "tokens", 1.0),
+    "tp": ("Tensor parallelism", "", 1.0),
+    "pp": ("Pipeline parallelism", "", 1.0),
+    "dp": ("Attention data parallelism", "", 1.0),
+    "ep": ("Expert parallelism", "", 1.0),
+    "replicas": ("Replicas", "", 1.0),
+    "max_num_batched_tokens": ("Token budget of an iteration", "tokens", 1.0),
+    "max_num_seqs": ("Sequences of an iteration", "", 1.0),
 }
 
 #: operator, stage or share → words
@@ -161,8 +168,8 @@ def title(name: str) -> str:
         return SHOWN[name][0]
     if short in SHOWN:
         return SHOWN[short][0]
-    text = name.rsplit(".", 2)
-    return " ".join(text[-2:]).replace("_", " ") if len(text) > 1 else name.replace("_", " ")
+    text = " ".join(name.rsplit(".", 2)[-2:]).replace("_", " ")
+    return text[:1].upper() + text[1:]
 
 
 def axis_label(name: str, units: str = "") -> str:

@@ -127,11 +127,11 @@ def overlapping_texts(fig: _Figure) -> list[tuple[str, str]]:
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
     renderer = canvas.get_renderer()
+    hidden = _ticks_out_of_view(fig)
     boxes = []
     for text in fig.findobj(Text):
-        if not (text.get_visible() and text.get_text().strip()) or not _drawn(text):
-            continue
-        boxes.append((text.get_text(), text.get_window_extent(renderer)))
+        if text.get_visible() and text.get_text().strip() and id(text) not in hidden:
+            boxes.append((text.get_text(), text.get_window_extent(renderer)))
     width, height = fig.bbox.width, fig.bbox.height
     bad = [
         (name, "figure edge")
@@ -147,20 +147,18 @@ def overlapping_texts(fig: _Figure) -> list[tuple[str, str]]:
     return bad
 
 
-def _drawn(text: Any) -> bool:
-    """Ticks outside of the view keep their labels but are not drawn."""
-    axes = text.axes
-    if axes is None:
-        return True
-    if not axes.get_visible():
-        return False
-    for axis, index, view in (
-        (axes.xaxis, 0, axes.viewLim.intervalx),
-        (axes.yaxis, 1, axes.viewLim.intervaly),
-    ):
-        labels = {id(t) for kind in ("both",) for t in axis.get_ticklabels(which=kind)}
-        if id(text) in labels:
+def _ticks_out_of_view(fig: _Figure) -> set[int]:
+    """Ids of tick labels outside of the view, which exist but are not drawn."""
+    out = set()
+    for axes in fig.axes:
+        for axis, index, view in (
+            (axes.xaxis, 0, axes.viewLim.intervalx),
+            (axes.yaxis, 1, axes.viewLim.intervaly),
+        ):
             low, high = sorted(view)
             slack = 1e-9 * max(abs(low), abs(high), 1e-30)
-            return bool(axis.get_visible() and low - slack <= text.get_position()[index] <= high + slack)
-    return True
+            for minor in (False, True):
+                for label in axis.get_ticklabels(minor=minor):
+                    if not low - slack <= label.get_position()[index] <= high + slack:
+                        out.add(id(label))
+    return out

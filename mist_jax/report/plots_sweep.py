@@ -1,0 +1,217 @@
+"""Pictures of a sweep: Pareto front and heat map. Dimensions are dotted paths of the config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mist_jax.errors import ConfigError, Status
+from mist_jax.report import quantities as q
+from mist_jax.report import style
+from mist_jax.report.plots_play import need
+from mist_jax.report.style import Figure, panels, styled
+
+Array = np.ndarray
+
+#: variables of which less is better
+LESS_IS_BETTER = ("ttft_s", "tpot_s", "e2e_s", "step_s", "waiting", "power_w", "energy_per_output_token_j",
+                  "cost_per_million_output_tokens_usd", "chips", "weights_bytes")  # fmt: skip
+
+
+def find_dim(ds: xr.Dataset, name: str) -> str:
+    """The dimension of that name, or the only one whose dotted path ends in it.
+
+    Raises:
+        ConfigError: none, or more than one.
+    """
+    if name in ds.dims:
+        return name
+    found = [str(d) for d in ds.dims if str(d).rsplit(".", 1)[-1] == name]
+    if len(found) != 1:
+        raise ConfigError(
+            f"picture: no dimension '{name}'; the dataset has {', '.join(map(str, ds.dims)) or 'none'}"
+        )
+    return found[0]
+
+
+def usable(ds: xr.Dataset) -> xr.DataArray:
+    """True where the point was evaluated without trouble (`status` is 0, or there is no `status`)."""
+    return (ds["status"] == int(Status.OK)) if "status" in ds else xr.DataArray(True)
+
+
+def pareto_front(
+    ds: xr.Dataset, x: str = "tokens_per_s_per_user", y: str = "output_tokens_per_s_per_chip"
+) -> xr.Dataset:
+    """The points of a sweep that no other point beats in both variables, along `point`, ordered by `x`.
+
+    More is better, except for latencies, cost, energy, power and chips. Coordinates say where each point was.
+
+    Raises:
+        ConfigError: no usable point.
+    """
+    need(ds, x, y)
+    flat = flatten(ds, x, y)
+    import moocore
+
+    values = np.stack([flat[x].values, flat[y].values], axis=1)
+    better = moocore.is_nondominated(values, maximise=[v not in LESS_IS_BETTER for v in (x, y)])
+    return flat.isel(point=np.flatnonzero(better)).sortby(x)
+
+
+def flatten(ds: xr.Dataset, *names: str) -> xr.Dataset:
+    """The usable points of some variables along one dimension `point`; the axes become coordinates of it."""
+    arrays = xr.broadcast(usable(ds), *(ds[n] for n in names))
+    ok = arrays[0].values.ravel().astype(bool)
+    for array in arrays[1:]:
+        ok &= np.isfinite(array.values.ravel().astype(float))
+    if not ok.any():
+        raise ConfigError(f"picture: no usable point with finite {' and '.join(names)}")
+    dims = arrays[0].dims
+    places = np.unravel_index(np.flatnonzero(ok), arrays[0].shape)
+    coords = {str(d): ("point", ds[d].values[i]) for d, i in zip(dims, places, strict=True)}
+    data = {n: ("point", a.values.ravel()[ok], ds[n].attrs) for n, a in zip(names, arrays[1:], strict=True)}
+    return xr.Dataset(data, coords=coords)
+
+
+@styled
+def plot_pareto(
+    ds: xr.Dataset,
+    x: str = "tokens_per_s_per_user",
+    y: str = "output_tokens_per_s_per_chip",
+    *,
+    by: str | None = None,
+    labels: int = 5,
+    width: float = style.WIDTH,
+) -> Figure:
+    """All points of a sweep in two variables, their Pareto front, and what stands behind points of the front.
+
+    Args:
+        ds: a sweep: any dimensions; points with a status other than 0 or NaN are left out.
+        x, y: variables (default: speed of one user, throughput of one chip).
+        by: dimension whose values get a colour and a marker of their own.
+        labels: points of the front, spread along it, that are numbered and explained below the picture.
+    """
+    need(ds, x, y)
+    flat, front = flatten(ds, x, y), pareto_front(ds, x, y)
+    rows = min(labels, front.sizes["point"])
+    fig, ax = panels(width=width, height=3.3 + 0.15 * rows)
+    if by is None:
+        ax.scatter(
+            q.scaled(x, flat[x]), q.scaled(y, flat[y]), s=9, color=style.COLORS[7], alpha=0.45, linewidths=0
+        )
+    else:
+        by = find_dim(ds, by)
+        for k, value in enumerate(ds[by].values):
+            at = flat[by].values == value
+            look = {"color": style.color(k), "marker": style.MARKERS[k % 8], "alpha": 0.6, "linewidths": 0}
+            ax.scatter(
+                q.scaled(x, flat[x][at]), q.scaled(y, flat[y][at]), s=14, label=text_of(by, value), **look
+            )
+    fx, fy = q.scaled(x, front[x]), q.scaled(y, front[y])
+    ax.plot(fx, fy, color=style.INK, linewidth=1.3, marker="o", markersize=3, label="Pareto front", zorder=3)
+    ax.set_xlim(left=0)
+    ax.set_ylim(0, float(q.scaled(y, flat[y]).max()) * 1.14)
+    ax.set_xlabel(q.axis_label(x, ds[x].attrs.get("units", "")))
+    ax.set_ylabel(q.axis_label(y, ds[y].attrs.get("units", "")))
+    lines = []
+    for n, i in enumerate(spread(fx, fy, rows), start=1):
+        ax.annotate(
+            str(n), (fx[i], fy[i]), xytext=(4, 4), textcoords="offset points", fontsize=8, fontweight="bold"
+        )
+        lines.append(f"{n}: {describe_point(ds, front.isel(point=int(i)))}")
+    ax.legend(loc="upper right")
+    if lines:
+        fig.supxlabel("\n".join(lines), fontsize=7.5, x=0.02, ha="left", multialignment="left")
+    return fig
+
+
+def spread(x: Array, y: Array, count: int) -> list[int]:
+    """Positions of up to `count` points spread evenly along a front; those too close are dropped."""
+    if count < 1:
+        return []
+    span = [max(float(np.ptp(v)), 1e-30) for v in (x, y)]
+    steps = np.hypot(np.diff(x) / span[0], np.diff(y) / span[1])
+    way = np.concatenate([[0.0], np.cumsum(steps)])
+    wanted = np.linspace(0.0, way[-1], count)
+    chosen = sorted({int(np.argmin(np.abs(way - w))) for w in wanted})
+    kept = chosen[:1]
+    for i in chosen[1:]:
+        if np.hypot((x[i] - x[kept[-1]]) / span[0], (y[i] - y[kept[-1]]) / span[1]) > 0.07:
+            kept.append(i)
+    return kept
+
+
+def describe_point(ds: xr.Dataset, point: xr.Dataset) -> str:
+    """Where a point of a sweep stands: `tp 8, concurrency 64`; axes of one value are left out."""
+    names = [str(d) for d in ds.dims if ds.sizes[d] > 1 and str(d) in point.coords]
+    return ", ".join(text_of(n, point[n].item()) for n in names) or "the only point"
+
+
+def text_of(dim: str, value: Any) -> str:
+    """A value of an axis in words: names stand alone, numbers follow the name of the axis."""
+    if isinstance(value, str | np.str_):
+        return str(value)
+    return f"{dim.rsplit('.', 1)[-1].replace('_', ' ')} {q.number(value)}"
+
+
+def tick_text(value: Any) -> str:
+    """A value of an axis beside the axis."""
+    return str(value) if isinstance(value, str | np.str_) else q.number(value)
+
+
+@styled
+def plot_heatmap(
+    ds: xr.Dataset,
+    variable: str = "output_tokens_per_s_per_chip",
+    x: str | None = None,
+    y: str | None = None,
+    *,
+    width: float = style.WIDTH,
+) -> Figure:
+    """One variable over two axes of a sweep; points that failed are hatched, the best one is framed.
+
+    Args:
+        ds: a sweep; dimensions of `variable` other than the two must have one value.
+        x, y: the axes (default: the last dimension across, the one before it upwards).
+    """
+    need(ds, variable)
+    dims = [str(d) for d in ds[variable].dims if ds.sizes[d] > 1]
+    x = find_dim(ds, x) if x else (dims or [""])[-1]
+    y = find_dim(ds, y) if y else next((d for d in reversed(dims) if d != x), "")
+    if not x or not y or set(dims) - {x, y}:
+        raise ConfigError(f"picture: '{variable}' must vary along two axes, has {', '.join(dims) or 'none'}")
+    part = ds.isel({d: 0 for d in ds.dims if d not in (x, y)})
+    values = part[variable].where(usable(part)).transpose(y, x).values
+    shown = q.scaled(variable, values)
+    rows, columns = shown.shape
+    fig, ax = panels(width=width, height=min(1.6 + 0.34 * rows, 5.0))
+    mesh = ax.pcolormesh(
+        np.arange(columns + 1), np.arange(rows + 1), np.ma.masked_invalid(shown), cmap=style.SEQUENTIAL
+    )
+    ax.patch.set(hatch="////", edgecolor="#bbbbbb", facecolor="white")
+    ax.grid(visible=False)
+    ax.set_xticks(np.arange(columns) + 0.5, [tick_text(v) for v in part[x].values])
+    ax.set_yticks(np.arange(rows) + 0.5, [tick_text(v) for v in part[y].values])
+    if sum(len(tick_text(v)) + 2 for v in part[x].values) > 11 * width:
+        ax.tick_params(axis="x", labelrotation=90 if columns > 12 else 40)
+        if columns <= 12:
+            for label in ax.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
+    if columns <= 8 and rows <= 14:
+        for i, j in zip(*np.nonzero(np.isfinite(shown)), strict=True):
+            tone = style.text_on(mesh.cmap(mesh.norm(shown[i, j])))
+            ax.text(
+                j + 0.5, i + 0.5, q.number(shown[i, j]), ha="center", va="center", fontsize=7.5, color=tone
+            )
+    if np.isfinite(shown).any():
+        from matplotlib.patches import Rectangle
+
+        best = np.nanargmin(shown) if variable in LESS_IS_BETTER else np.nanargmax(shown)
+        i, j = np.unravel_index(best, shown.shape)
+        ax.add_patch(Rectangle((j, i), 1, 1, fill=False, edgecolor=style.COLORS[1], linewidth=2.2))
+    ax.set_xlabel(q.axis_label(x, ds[x].attrs.get("units", "")))
+    ax.set_ylabel(q.axis_label(y, ds[y].attrs.get("units", "")))
+    fig.colorbar(mesh, ax=ax, label=q.axis_label(variable, ds[variable].attrs.get("units", "")))
+    return fig
