@@ -135,6 +135,8 @@ def features(frame: pd.DataFrame) -> pd.DataFrame:
     out["mtp"] = frame.mtp
     out["mtp_depth"] = frame.mtp_depth
     out["log_max_batch"] = np.log(frame.max_batch)
+    excess = (frame.concurrency / frame.slots - 1.0).clip(lower=0.0)  # requests that wait for a decode slot
+    out["slot_wait_s"] = excess * frame.length_mean * frame.osl * phys.get("step_s", np.nan)
     out["disagg"] = (frame["mode"] == "disagg").astype(float)
     out["days"] = pd.to_datetime(frame.date, errors="coerce").map(
         lambda d: np.nan if pd.isna(d) else (d - pd.Timestamp("2025-01-01")).days
@@ -164,12 +166,13 @@ def boosted_trees(train: pd.DataFrame, test: pd.DataFrame) -> tuple[np.ndarray, 
 
 
 def roofline(train: pd.DataFrame, test: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Ideal times of `physical` times one factor for TTFT and one for TPOT, the medians over training."""
+    """Ideal times of `physical` times one factor a target and mode: the median over the training rows."""
     ideal_train, ideal_test = physical(train), physical(test)
     out = []
     for target, column in zip(TARGETS, ("prefill_s", "step_s")):
-        factor = np.nanmedian(train[target] / (1e3 * ideal_train[column]))
-        out.append(factor * 1e3 * ideal_test[column].to_numpy())
+        ratio = train[target] / (1e3 * ideal_train[column])
+        factor = test["mode"].map(ratio.groupby(train["mode"]).median()).fillna(ratio.median())
+        out.append((factor * 1e3 * ideal_test[column]).to_numpy())
     return out[0], out[1]
 
 
@@ -186,8 +189,8 @@ def evaluate(
     """Errors of predictors on the same splits; a measurement counts once.
 
     Returns one row a (split, mode, predictor, target): n (distinct measurements), median and mean of the
-    absolute relative error and the median of the signed one, in %. Kinds in `anchored` run a second time with anchors,
-    named `<kind>+anchor`.
+    absolute relative error and the median of the signed one, in %. Kinds in `anchored` run a second time
+    with anchors, named `<kind>+anchor`.
     """
     results = []
     plans = [(k, False) for k in kinds] + [(k, True) for k in anchored]
@@ -209,7 +212,7 @@ def evaluate(
 
 def _rows(frame: pd.DataFrame, split: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
     train = frame.loc[np.concatenate([split.train, split.anchors]).astype(frame.index.dtype)]
-    return train, frame.loc[split.test]
+    return train[train.suspect == ""], frame.loc[split.test]  # suspects are predicted, never learnt from
 
 
 def _errors(rows: pd.DataFrame, split: str, name: str) -> list[dict]:

@@ -37,7 +37,8 @@ def read_engine_run(folder: str | Path, system: str | None = None) -> EngineRun:
 
     `requests` is sorted by arrival: request_id, input_tokens, output_tokens, arrival_s (from the first
     arrival), queued_s, scheduled_s, first_token_s, last_token_s, ttft_ms, tpot_ms (nan for one token),
-    e2e_ms, wait_ms (queued to scheduled), status, reason. TTFT and E2E count from the arrival, as a client sees them.
+    e2e_ms, wait_ms (queued to scheduled), status, reason. TTFT and E2E count from the arrival, as a client
+    sees them.
 
     The `*_ts` share the server's monotonic clock while `arrival_time` is wall clock: the offset between them
     is the smallest `queued_ts - arrival_time` of the run, so the fastest hand-over is taken as 0 s.

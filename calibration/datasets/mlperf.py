@@ -27,7 +27,8 @@ _ACCELERATORS = (
     ("Orin", "jetson_orin"),
 )
 #: Longest prompt and answer in tokens, mlcommons/inference, benchmark table of v4.1. Mean answers are in each
-#: row (`tokens_per_sample`: 291 llama2-70b, 69 gptj, 146 mixtral); mean prompts are not published: an assumption.
+#: row (`tokens_per_sample`: 291 llama2-70b, 69 gptj, 146 mixtral); mean prompts are not published: an
+#: assumption.
 MAX_PROMPT = {"llama2_70b": 1024, "mixtral_8x7b": 2048, "gptj_6b": 1919}
 MAX_OUTPUT = {"llama2_70b": 1024, "mixtral_8x7b": 1024, "gptj_6b": 128}
 
@@ -36,9 +37,10 @@ def read_mlperf(path: str | Path | None = None) -> pd.DataFrame:
     """`inference_v4_1_llm.csv` → one row a run.
 
     Columns: submitter, platform, accelerator (as submitted), system, n_gpus (all nodes), nodes, host,
-    software, engine (trtllm | vllm | other), model, scenario (offline | server | singlestream), precision (of the
-    submissions: fp8 on Hopper, Ada and MI300X, int4 on Orin; not a column of the source), samples_per_s,
-    tokens_per_s, offered_per_s, tokens_per_sample, {ttft,tpot,latency}_{mean,p50,p90,p99}_ms, status, reason.
+    software, engine (trtllm | vllm | other), model, scenario (offline | server | singlestream), precision
+    (assumed: fp8 on Hopper, Ada and MI300X, int4 on Orin; the source has no such column),
+    samples_per_s, tokens_per_s, offered_per_s, tokens_per_sample,
+    {ttft,tpot,latency}_{mean,p50,p90,p99}_ms, status, reason.
 
     Refused: runs on CPUs only, runs without an architecture for the model, and rows without a token rate.
     `software` of SingleStream rows is kept; their batch is 1.

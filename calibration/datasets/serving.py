@@ -80,7 +80,7 @@ def read_serving(path: str | Path | None = None) -> pd.DataFrame:
     usable = frame.status != "refused"
     count = frame[usable].groupby("measurement_id").id.transform("size")
     frame["weight"] = (1.0 / count).reindex(frame.index).fillna(0.0)
-    return frame
+    return frame.drop(columns="layout_seen")
 
 
 def canonical_row(row: dict) -> dict:
@@ -93,6 +93,8 @@ def canonical_row(row: dict) -> dict:
     weights, experts, kv = cleaning.precisions(
         model, label, text.get("gemm_quant_mode", ""), text.get("moe_quant_mode", ""), notes
     )
+    if engine == "vllm" and system == "h100_sxm":
+        kv = "bf16"  # where the cache binds, 16-bit entries fit the tokens held; elsewhere 8-bit (DATA.md)
     isl, osl = cleaning.number(row.get("isl")), cleaning.number(row.get("osl"))
     if not (isl >= 1 and osl >= 1):
         notes.refusals.append(f"lengths {text.get('isl')}/{text.get('osl')} are not positive")
@@ -315,11 +317,8 @@ def _inherit_layouts(frame: pd.DataFrame) -> None:
     )
     donors = whole.set_index("measurement_id")
     lossy = frame.index[~frame.dump.str.startswith("db-dump") & frame.measurement_id.isin(donors.index)]
-    if not len(lossy):
-        return
-    frame["layout_seen"] = False
-    frame.loc[lossy, "layout_seen"] = True
-    for column in columns:
+    frame["layout_seen"] = frame.index.isin(lossy)
+    for column in columns if len(lossy) else ():
         frame.loc[lossy, column] = donors.loc[frame.loc[lossy, "measurement_id"], column].to_numpy()
 
 
@@ -329,9 +328,7 @@ def _observed_mtp(frame: pd.DataFrame) -> pd.Series:
     the two modes of the measured pairs, see DATA.md).
     """
     mtp = frame.mtp.copy()
-    if "layout_seen" in frame:
-        mtp[frame.layout_seen] = 0.0
-        frame.drop(columns="layout_seen", inplace=True)
+    mtp[frame.layout_seen] = 0.0
     keys = ["mode", "model", "system", "engine", "expert_precision", "isl", "osl", "concurrency", "n_gpus"]
     distinct = frame.tpot_ms.notna() & ~frame.duplicated("measurement_id")
     for _, group in frame[frame.tpot_ms.notna()].groupby(keys):

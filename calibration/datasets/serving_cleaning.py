@@ -79,8 +79,7 @@ def parse_source(text: str) -> dict[str, str]:
 
 def version_family(engine: str, version: str, image: str, date: str) -> str:
     """Release line of the engine (`1.2`, `0.5.9`, `0.19`); Dynamo runtimes keep their own numbering."""
-    text = version if re.search(r"\d", version) else ""
-    text = text or image.rsplit(":", 1)[-1]
+    text = version or image.rsplit(":", 1)[-1]
     dynamo = engine == "trtllm" and bool(re.match(r"v?0\.", text))
     found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text.replace("cu130", "").replace("cu129", ""))
     if found:
@@ -171,6 +170,7 @@ def aggregated_layout(row: dict, dump: str, model: str, notes: Notes) -> Pool:
             tp = moe_tp
     if not dp >= 1:
         dp = max(moe_tp * ep / tp, 1.0) if is_moe else 1.0
+        dp = dp if dp == round(dp) else 1.0
         if dp > 1:
             notes.repairs.append(f"blank attention DP: {dp:.0f} from the experts' sharding")
     if is_moe and tp * dp != moe_tp * ep:

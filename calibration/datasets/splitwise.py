@@ -16,12 +16,13 @@ def read_splitwise(path: str | Path | None = None, aggregate: bool = True) -> pd
     """`perf_model.csv` → one row a configuration (repeats averaged), or one a repeat.
 
     Columns: model, system, tp, prompt_tokens, batch, output_tokens, prompt_ms, token_ms (a decode step),
-    e2e_ms, peak_power, average_power (fraction of TDP; 0 = not recorded → nan), repeats, noise (relative standard
-    deviation of token_ms over repeats), precision (half precision: Splitwise, ISCA 2024, section 3),
+    e2e_ms, peak_power, average_power (fraction of TDP; 0 = not recorded → nan), repeats, noise (relative
+    standard deviation of token_ms over repeats), precision (half precision: Splitwise, ISCA 2024, section 3),
     e2e_valid, status (ok | refused), reason.
 
     e2e = prompt + (output_tokens - 1) x token holds within 5 % where all tokens were generated; longer
-    outputs stopped early in part of the repeats: `e2e_valid` is then False while prompt and token times stay usable.
+    outputs stopped early in part of the repeats: `e2e_valid` is then False while prompt and token times
+    stay usable.
     """
     path = data_dir() / "splitwise" / "perf_model.csv" if path is None else Path(path)
     raw = pd.read_csv(path).rename(
