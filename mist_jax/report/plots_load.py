@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.ticker import LogLocator
 
 from mist_jax.errors import ConfigError, Status
 from mist_jax.report import quantities as q
@@ -42,7 +43,7 @@ def plot_load(
         slo: variable → limit in seconds, drawn as a line.
     """
     need(ds, *variables)
-    x = _load_dim(ds) if x is None else find_dim(ds, x)
+    x = load_axis(ds) if x is None else find_dim(ds, x)
     by = None if by is None else find_dim(ds, by)
     rest = [str(d) for d in ds[variables[0]].dims if d not in (x, by)]
     if any(ds.sizes[d] > 1 for d in rest):
@@ -69,6 +70,9 @@ def plot_load(
         if at.min() > 0 and at.max() / at.min() > 30:
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter(lambda v, _: q.number(v))
+            if len(at) <= 10:
+                ax.set_xticks(at)
+            ax.minorticks_off()
     axes[-1, 0].set_xlabel(q.axis_label(x, ds[x].attrs.get("units", "")))
     axes[0, 0].set_title("Latency under load")
     handles, names = _all_handles(axes[:, 0])
@@ -76,7 +80,8 @@ def plot_load(
     return fig
 
 
-def _load_dim(ds: xr.Dataset) -> str:
+def load_axis(ds: xr.Dataset) -> str:
+    """The load axis of a sweep; raises ConfigError if there is none."""
     for name in LOAD_DIMENSIONS:
         found = [str(d) for d in ds.dims if str(d).rsplit(".", 1)[-1] == name]
         if found:
@@ -125,7 +130,8 @@ def _load_panel(ax: Any, ds: xr.Dataset, name: str, x: str, by: str | None) -> f
     if 0 < lowest < highest / 20:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda v, _: q.number(v))
-        ax.yaxis.set_minor_formatter(lambda v, _: "")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.minorticks_off()
     else:
         ax.set_ylim(bottom=0)
     return highest
