@@ -27,7 +27,7 @@ _EXPORTS = {
     "Status": "mist_jax.errors",
     "Scenario": "mist_jax.schema",
 }
-__all__ = [*_EXPORTS, "__version__"]  # noqa: PLE0604
+__all__ = [*_EXPORTS, "__version__"]
 
 if TYPE_CHECKING:
     from mist_jax.compose import load, with_overrides

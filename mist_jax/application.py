@@ -35,7 +35,9 @@ def run(config: Mapping[str, Any], folder: str, choices: Mapping[str, str] | Non
         raise ConfigError(f"mode: got {mode!r}{nearest(str(mode), MODES)}; allowed: {', '.join(MODES)}")
     out = Path(folder)
     if (out / RESULT).exists():
-        raise ConfigError(f"hydra.run.dir: {out} already holds a result; choose another folder, nothing was changed")
+        raise ConfigError(
+            f"hydra.run.dir: {out} already holds a result; choose another folder, nothing was changed"
+        )
     return _handler(mode)(mapping, out)
 
 

@@ -57,12 +57,14 @@ def build_model(spec: ModelSpec) -> Model:
     from mist_jax.system import model_build
 
     if (spec.config is None) == (spec.architecture is None):
-        raise ConfigError("model: give either `config` (path of a config.json) or `architecture` (its numbers)")
+        raise ConfigError(
+            "model: give either `config` (path of a config.json) or `architecture` (its numbers)"
+        )
     try:
         if spec.config is not None:
             architecture, checkpoint = huggingface.read_config(spec.config)
         else:
-            architecture = huggingface.architecture_from_mapping(spec.architecture)
+            architecture = huggingface.architecture_from_mapping(spec.architecture or {})
             checkpoint = huggingface.CheckpointPrecision()
     except ConfigError:
         raise
@@ -93,7 +95,9 @@ def build_parallel(spec: ParallelismSpec, model: Model, where: str = "parallelis
             "hold the experts; they are the same chips, so the products must be equal"
         )
     if is_moe and float(model.experts) % spec.ep:
-        raise ConfigError(f"{where}.ep: got {spec.ep:g}; does not divide the {float(model.experts):g} experts")
+        raise ConfigError(
+            f"{where}.ep: got {spec.ep:g}; does not divide the {float(model.experts):g} experts"
+        )
     att = model.attention
     for heads, layers in zip(np.asarray(att.heads), np.asarray(att.layers), strict=True):
         if layers > 0 and heads % spec.tp:

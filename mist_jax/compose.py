@@ -32,7 +32,9 @@ def compose_mapping(overrides: list[str], config_dir: str | Path | None = None) 
     from omegaconf import OmegaConf
 
     if isinstance(overrides, str):
-        raise ConfigError(f"overrides: got the text {overrides!r}; expected a list such as ['hardware=h100_sxm']")
+        raise ConfigError(
+            f"overrides: got the text {overrides!r}; expected a list such as ['hardware=h100_sxm']"
+        )
     extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir is not None else []
     state = GlobalHydra.instance()
     # Inside a running Hydra application the global state is taken: set ours for the moment, then put it back.
@@ -54,7 +56,9 @@ def compose_mapping(overrides: list[str], config_dir: str | Path | None = None) 
 _IDENTIFIED = {"hardware": "hardware", "model": "model"}
 
 
-def name_groups(mapping: dict[str, Any], overrides: Iterable[str] = (), choices: Mapping[str, str] | None = None) -> dict[str, Any]:
+def name_groups(
+    mapping: dict[str, Any], overrides: Iterable[str] = (), choices: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Record which option of `hardware` and `model` was chosen, as their `id` (the file's name)."""
     picked = dict(choices or {})
     for item in overrides:
@@ -62,7 +66,11 @@ def name_groups(mapping: dict[str, Any], overrides: Iterable[str] = (), choices:
         if key.split("@")[0] in _IDENTIFIED and value:
             picked[key] = value
     defaults = {"hardware": "h100_sxm", "model": "llama3_1_70b", "hardware@prefill.hardware": "h100_sxm"}
-    for key, section in (("hardware", ("hardware",)), ("model", ("model",)), ("hardware@prefill.hardware", ("prefill", "hardware"))):
+    for key, section in (
+        ("hardware", ("hardware",)),
+        ("model", ("model",)),
+        ("hardware@prefill.hardware", ("prefill", "hardware")),
+    ):
         node: Any = mapping
         for part in section:
             node = node.get(part) if isinstance(node, dict) else None
@@ -97,7 +105,9 @@ def set_path(mapping: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(node, dict) or part not in node:
             options = node if isinstance(node, dict) else ()
             where = ".".join(parts[:depth]) or "the top level"
-            raise ConfigError(f"{path}: no key '{part}' at {where}{nearest(part, options)}; there are: {', '.join(options)}")
+            raise ConfigError(
+                f"{path}: no key '{part}' at {where}{nearest(part, options)}; there are: {', '.join(options)}"
+            )
         if depth == len(parts) - 1:
             node[part] = value
         else:
@@ -107,7 +117,9 @@ def set_path(mapping: dict[str, Any], path: str, value: Any) -> None:
 def explain(exc: Exception) -> str:
     """Hydra's complaint as one line that a person can act on."""
     text = str(exc).strip()
-    match = re.search(r"Could not find '([^']+)/([^'/]+)'", text) or re.search(r"In '[^']*': Could not find '([^']+)/([^'/]+)'", text)
+    match = re.search(r"Could not find '([^']+)/([^'/]+)'", text) or re.search(
+        r"In '[^']*': Could not find '([^']+)/([^'/]+)'", text
+    )
     if match:
         group, option = match.groups()
         folder = conf_dir() / group.split("@")[0]

@@ -131,7 +131,11 @@ def to_dataset(scenario: Scenario, state: steady.SteadyState, memory: MemoryUse)
         "bandwidth_utilization": state.bandwidth_utilization,
         "power_w": power,
         "energy_per_output_token_j": power * chips / out_rate,
-        "cost_per_million_output_tokens_usd": scenario.hardware.price.usd_per_hour * chips / 3600.0 / out_rate * 1e6,
+        "cost_per_million_output_tokens_usd": scenario.hardware.price.usd_per_hour
+        * chips
+        / 3600.0
+        / out_rate
+        * 1e6,
         "chips": chips,
         "weights_bytes": memory.weights,
         "kv_budget_bytes": memory.kv_budget,
@@ -140,8 +144,16 @@ def to_dataset(scenario: Scenario, state: steady.SteadyState, memory: MemoryUse)
         "status": state.status,
     }
     ds = labelled(values)
-    ds["breakdown_s"] = ("part", np.asarray(state.breakdown), {"units": "s", "long_name": "mean iteration by operator"})
-    ds["power_share_w"] = ("share", np.asarray(state.power), {"units": "W", "long_name": "power of a chip by cause"})
+    ds["breakdown_s"] = (
+        "part",
+        np.asarray(state.breakdown),
+        {"units": "s", "long_name": "mean iteration by operator"},
+    )
+    ds["power_share_w"] = (
+        "share",
+        np.asarray(state.power),
+        {"units": "W", "long_name": "power of a chip by cause"},
+    )
     ds = ds.assign_coords(part=list(STEP_PARTS), share=list(ENERGY_SHARES))
     ds.attrs.update(describe(scenario), status=Status(int(state.status)).text)
     return ds
@@ -150,7 +162,10 @@ def to_dataset(scenario: Scenario, state: steady.SteadyState, memory: MemoryUse)
 def labelled(values: dict[str, Any]) -> xr.Dataset:
     """Scalars as a dataset with `units` and `long_name` from `VARIABLES`."""
     return xr.Dataset(
-        {k: ((), np.asarray(v), {"units": VARIABLES[k][0], "long_name": VARIABLES[k][1]}) for k, v in values.items()}
+        {
+            k: ((), np.asarray(v), {"units": VARIABLES[k][0], "long_name": VARIABLES[k][1]})
+            for k, v in values.items()
+        }
     )
 
 

@@ -80,8 +80,12 @@ def _add_prefill_pool(ds: xr.Dataset, scenario: Scenario, out: sd.Disaggregated)
     ) / 3600.0
     watts = float(ds.power_w) * decode_chips + power * chips
     ds["chips"] = ds.chips.copy(data=decode_chips + chips)
-    ds["output_tokens_per_s_per_chip"] = ds.output_tokens_per_s_per_chip.copy(data=tokens / (decode_chips + chips))
-    ds["cost_per_million_output_tokens_usd"] = ds.cost_per_million_output_tokens_usd.copy(data=dollars / tokens * 1e6)
+    ds["output_tokens_per_s_per_chip"] = ds.output_tokens_per_s_per_chip.copy(
+        data=tokens / (decode_chips + chips)
+    )
+    ds["cost_per_million_output_tokens_usd"] = ds.cost_per_million_output_tokens_usd.copy(
+        data=dollars / tokens * 1e6
+    )
     ds["energy_per_output_token_j"] = ds.energy_per_output_token_j.copy(data=watts / tokens)
     ds.attrs["prefill_hardware"] = pool.hardware.name
     par = pool.parallelism

@@ -66,7 +66,9 @@ def build_clients(
     from mist_jax.physics.memory import kv_bytes_total
 
     system = build.build_system(scenario)
-    context = int(min(float(system.model.max_context), float((trace.prompt_tokens + trace.output_tokens).max())))
+    context = int(
+        min(float(system.model.max_context), float((trace.prompt_tokens + trace.output_tokens).max()))
+    )
     main = _engines(scenario, system, scenario.hardware, scenario.parallelism, scenario.engine, context)
     if scenario.prefill is None:
         return [main], [], system
@@ -148,7 +150,11 @@ def to_dataset(scenario: Scenario, played: playback.Played, system: System, text
 def good_requests(scenario: Scenario, ds: xr.Dataset) -> Array:
     """Which requests meet the SLO (those not served do not)."""
     good = ds.status.values == st.OK
-    for limit, name in ((scenario.slo.ttft, "ttft_s"), (scenario.slo.tpot, "tpot_s"), (scenario.slo.e2e, "e2e_s")):
+    for limit, name in (
+        (scenario.slo.ttft, "ttft_s"),
+        (scenario.slo.tpot, "tpot_s"),
+        (scenario.slo.e2e, "e2e_s"),
+    ):
         if limit is not None:
             value = ds[name].values
             # an answer of one token has no TPOT: nothing to miss
@@ -158,7 +164,10 @@ def good_requests(scenario: Scenario, ds: xr.Dataset) -> Array:
 
 def summarize(scenario: Scenario, ds: xr.Dataset, played: playback.Played, system: System) -> dict[str, Any]:
     """Percentiles, goodput, throughput, cost and energy of the whole run, as plain numbers."""
-    out: dict[str, Any] = {"requests": int(ds.sizes["request"]), "served": int((ds.status.values == st.OK).sum())}
+    out: dict[str, Any] = {
+        "requests": int(ds.sizes["request"]),
+        "served": int((ds.status.values == st.OK).sum()),
+    }
     for name in ("ttft", "tpot", "e2e"):
         values = ds[f"{name}_s"].values
         values = values[np.isfinite(values)]
@@ -195,7 +204,9 @@ def _fleet(scenario: Scenario) -> tuple[float, float]:
     if scenario.prefill is not None:
         pools.append((scenario.prefill.hardware, scenario.prefill.parallelism))
     counts = [build.chips(p) * p.replicas for _, p in pools]
-    return sum(counts), sum(n * h.price.usd_per_hour / 3600.0 for n, (h, _) in zip(counts, pools, strict=True))
+    return sum(counts), sum(
+        n * h.price.usd_per_hour / 3600.0 for n, (h, _) in zip(counts, pools, strict=True)
+    )
 
 
 def _energy(
@@ -232,5 +243,7 @@ def _energy(
         ]  # fmt: skip
     dynamic = per[0][1:].sum() * rq.size + per[1][1:].sum() * steps / batch
     chips = build.chips(scenario.parallelism)
-    joules = float(system.hardware.idle_power) * span * chips * scenario.parallelism.replicas + dynamic * chips
+    joules = (
+        float(system.hardware.idle_power) * span * chips * scenario.parallelism.replicas + dynamic * chips
+    )
     return {"energy_j": float(joules), "energy_per_output_token_j": float(joules / max(tokens, 1.0))}

@@ -18,7 +18,9 @@ from mist_jax.units import to_si
 T = TypeVar("T")
 
 
-def quantity(dimension: str, default: Any = dataclasses.MISSING, *, low: float = 0.0, high: float = float("inf")) -> Any:
+def quantity(
+    dimension: str, default: Any = dataclasses.MISSING, *, low: float = 0.0, high: float = float("inf")
+) -> Any:
     """A field that holds a number in SI; configs may write it with a unit. `low` and `high` are inclusive."""
     return dataclasses.field(default=default, metadata={"dimension": dimension, "low": low, "high": high})
 
@@ -338,7 +340,18 @@ def _number(value: Any, metadata: Mapping[str, Any], key: str) -> float:
 
 
 #: Keys of the composed mapping that steer the application and are not part of the scenario.
-APPLICATION_KEYS = ("mode", "output", "sweep", "search", "experiment", "report", "quiet", "calibrate", "compare", "recommend")
+APPLICATION_KEYS = (
+    "mode",
+    "output",
+    "sweep",
+    "search",
+    "experiment",
+    "report",
+    "quiet",
+    "calibrate",
+    "compare",
+    "recommend",
+)
 
 
 def parse_scenario(config: Mapping[str, Any]) -> Scenario:

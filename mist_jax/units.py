@@ -43,7 +43,9 @@ def _parse(text: str, dimension: str) -> float:
     except pint.DimensionalityError:
         raise ConfigError(f"'{text}' is not a {dimension}; write it like '{example}'") from None
     except Exception as exc:  # pint raises many kinds, from tokenizer errors to UndefinedUnitError
-        raise ConfigError(f"cannot read '{text}' as a {dimension} ({exc}); write it like '{example}'") from None
+        raise ConfigError(
+            f"cannot read '{text}' as a {dimension} ({exc}); write it like '{example}'"
+        ) from None
 
 
 def to_si(value: Any, dimension: str) -> float:

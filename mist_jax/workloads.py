@@ -11,7 +11,7 @@ from mist_jax.schema import Scenario, WorkloadSpec
 def _lengths(rng: np.random.Generator, mean: float, cv: float, n: int) -> np.ndarray:
     """Lognormal whole tokens with this mean and coefficient of variation (cv = 0: constant), at least 1."""
     if cv <= 0:
-        return np.full(n, max(int(round(mean)), 1), dtype=np.int64)
+        return np.full(n, max(round(mean), 1), dtype=np.int64)
     s = np.sqrt(np.log1p(cv**2))
     return np.maximum(np.rint(rng.lognormal(np.log(mean) - 0.5 * s**2, s, n)), 1).astype(np.int64)
 

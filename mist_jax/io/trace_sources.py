@@ -1,4 +1,4 @@
-"""Named public traces: from `MIST_DATA_DIR`, else downloaded with a checksum, else a synthetic stand-in that says so."""
+"""Named public traces: from `MIST_DATA_DIR`, else downloaded and checked, else a synthetic stand-in that says so."""
 
 from __future__ import annotations
 
@@ -53,8 +53,12 @@ PUBLIC_TRACES = {
         (2047.8, 1.360),
         (27.9, 0.847),
     ),
-    "mooncake_conversation": PublicTrace("mooncake_conversation.jsonl", "kvcache-ai/Mooncake FAST25 release, Apache-2.0"),
-    "mooncake_synthetic": PublicTrace("mooncake_synthetic.jsonl", "kvcache-ai/Mooncake FAST25 release, Apache-2.0"),
+    "mooncake_conversation": PublicTrace(
+        "mooncake_conversation.jsonl", "kvcache-ai/Mooncake FAST25 release, Apache-2.0"
+    ),
+    "mooncake_synthetic": PublicTrace(
+        "mooncake_synthetic.jsonl", "kvcache-ai/Mooncake FAST25 release, Apache-2.0"
+    ),
 }
 
 
@@ -108,11 +112,17 @@ def _public(name: str, seed: int, offline: bool) -> tuple[Trace, str]:
 
         try:
             found = pooch.retrieve(
-                spec.url, known_hash=spec.sha256, fname=spec.file, path=cache_dir() / "traces", progressbar=False
+                spec.url,
+                known_hash=spec.sha256,
+                fname=spec.file,
+                path=cache_dir() / "traces",
+                progressbar=False,
             )
             return read_checked(Path(found)), f"the public trace {name}, downloaded ({spec.source})"
         except Exception as exc:  # no network, a moved file, a wrong checksum: all end in the stand-in
-            warnings.warn(f"cannot download {name} ({type(exc).__name__}); using a synthetic stand-in", stacklevel=3)
+            warnings.warn(
+                f"cannot download {name} ({type(exc).__name__}); using a synthetic stand-in", stacklevel=3
+            )
     text = f"a SYNTHETIC trace with the published rate and mean lengths of {name} (Poisson arrivals, lognormal lengths)"
     return synthetic_like(spec, seed), text
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mist_jax.numerics import safe_divide
 from mist_jax.pytree import pytree
 from mist_jax.system.deployment import System
-from mist_jax.system.model import Model
+from mist_jax.system.model import AttentionGroups, Model
 from mist_jax.system.parallel import Parallel
 
 Array = Any
@@ -30,6 +30,17 @@ class MemoryUse:
     kv_tokens: Array  #: tokens of one attention-DP rank
 
 
+def replicated_kv_width(att: AttentionGroups, tp: Array) -> Array:
+    """Columns of the key and value projections that a rank holds beyond its 1/tp, [MAX_ATTENTION_GROUPS].
+
+    With more ranks than KV heads every rank keeps one head: kv (d_qk + d_v) (1 / min(tp, kv) - 1 / tp). Not for
+    latent attention (no split of the latent) and recurrences.
+    """
+    plain = (1.0 - att.is_mla) * (1.0 - att.is_recurrent)
+    heads = jnp.maximum(att.kv_heads, 1.0)
+    return plain * heads * (att.qk_dim + att.v_dim) * (1.0 / jnp.minimum(tp, heads) - 1.0 / tp)
+
+
 def weight_bytes_per_chip(model: Model, parallel: Parallel) -> Array:
     """Bytes of weights on the fullest chip.
 
@@ -39,7 +50,12 @@ def weight_bytes_per_chip(model: Model, parallel: Parallel) -> Array:
     """
     att = model.attention
     attention = jnp.sum(
-        att.layers * ((att.in_params + att.out_params) / parallel.tp + att.in_params_replicated)
+        att.layers
+        * (
+            (att.in_params + att.out_params) / parallel.tp
+            + att.in_params_replicated
+            + model.hidden * replicated_kv_width(att, parallel.tp)
+        )
     )
     matrices = model.ffn_matrices * model.hidden
     dense = model.dense_layers * matrices * model.dense_ffn / parallel.tp
@@ -51,13 +67,15 @@ def weight_bytes_per_chip(model: Model, parallel: Parallel) -> Array:
         / (parallel.ep * parallel.moe_tp)
     )
     router = model.moe_layers * model.hidden * model.experts
-    embedding = model.vocab * model.hidden * (2.0 - model.tied_embeddings) / parallel.tp
+    # one table of a tied model is on the first and on the last stage
+    tables = jnp.where(parallel.pp > 1, parallel.pp, 2.0 - model.tied_embeddings)
+    embedding = tables * model.vocab * model.hidden / parallel.tp
     return (
         attention * model.attention_weight_bytes
         + (dense + shared) * model.ffn_weight_bytes
         + experts * model.expert_weight_bytes
         + router * model.embedding_bytes
-        + embedding * jnp.where(parallel.pp > 1, 0.5 * parallel.pp, 1.0) * model.embedding_bytes
+        + embedding * model.embedding_bytes
         + model.extra_params * model.embedding_bytes
     ) / parallel.pp
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from mist_jax.physics import kernels as k
 from mist_jax.physics.collectives import group_all_gather, group_all_reduce, group_all_to_all
+from mist_jax.physics.memory import replicated_kv_width
 from mist_jax.physics.resolve import Rated, ResolvedKernels, resolve
 from mist_jax.pytree import pytree
 from mist_jax.system.batch import Batch
@@ -49,11 +51,11 @@ TOKEN_OPERATORS = tuple(
 
 @pytree
 class Cost:
-    """What one operator takes in one iteration, all layers together, on one chip."""
+    """What one operator takes in one iteration, all layers together, on one chip of each pipeline stage."""
 
     seconds: Array
     flops: Array
-    bytes: Array  #: device memory traffic
+    bytes: Array  #: device memory traffic: weights once, inputs read and outputs written of each product
     sent: Array  #: bytes sent over links
 
 
@@ -79,11 +81,16 @@ def operator_costs(system: System, batch: Batch) -> dict[str, Cost]:
 def _gemm(
     use: Rated, hw: Hardware, m: Array, n: Array, depth: Array, wb: Array, ab: Array, ob: Array
 ) -> Array:
-    return k.gemm_time(use.coef, use.on(hw), m, n, depth, wb, ab, ob, use.precision)
+    return k.gemm_time(use.coef, use.on(hw), m, n, depth, wb, ab, ob, None)
 
 
 def _kernels(system: System) -> ResolvedKernels:
     return system.calibration.kernels  # type: ignore[return-value]
+
+
+def _either(which: Array, first: Rated, second: Rated) -> Rated:
+    """`second` where `which` > 0, else `first`, group by group of attention layers."""
+    return jax.tree.map(lambda a, b: jnp.where(which > 0, b, a), first, second)
 
 
 def _attention(system: System, batch: Batch) -> dict[str, Cost]:
@@ -93,28 +100,27 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     tp = par.tp
     tokens = batch.prefill_tokens + batch.decode_seqs
     softmax = 1.0 - att.is_recurrent
-    gqa = softmax * (1.0 - att.is_mla)
     wb, ab = model.attention_weight_bytes, model.activation_bytes
 
     # projections: N = in_width / tp, K follows from the element count (MLA: two low-rank products in one)
-    width = jnp.maximum(att.in_width / tp, 1.0)
+    width = jnp.maximum(att.in_width / tp + replicated_kv_width(att, tp), 1.0)
     depth = att.in_params / jnp.maximum(att.in_width, 1.0)
     replicated = att.in_params_replicated / model.hidden
     t_in = _gemm(kern.attention_gemm, hw, tokens, width, depth, wb, ab, 2.0)
     t_rep = _gemm(kern.attention_gemm, hw, tokens, replicated, model.hidden, wb, ab, 2.0)
-    elements_in = att.in_params / tp + att.in_params_replicated
-    t_in = jnp.where(att.in_params > 0, t_in, 0.0) + t_rep
+    has_in = att.in_params > 0
+    t_in = jnp.where(has_in, t_in, 0.0) + t_rep
+    elements_in = jnp.where(has_in, width * depth, 0.0) + att.in_params_replicated
+    moved_in = jnp.where(has_in, width + depth, 0.0) + replicated + model.hidden * (replicated > 0)
     depth_out = att.out_params / model.hidden / tp
     t_out = _gemm(kern.attention_gemm, hw, tokens, model.hidden, depth_out, wb, ab, 2.0)
-    elements_out = att.out_params / tp
 
-    def linear(seconds: Array, elements: Array) -> Cost:
+    def linear(seconds: Array, elements: Array, moved: Array) -> Cost:
+        """`moved`: elements read and written per token."""
         return _cost(
             step.compute_scale * jnp.sum(att.layers * seconds),
             jnp.sum(att.layers * 2.0 * tokens * elements),
-            jnp.sum(
-                jnp.where(tokens > 0, att.layers * (elements * wb + 2.0 * tokens * model.hidden * ab), 0.0)
-            ),
+            jnp.where(tokens > 0, jnp.sum(att.layers * (elements * wb + tokens * moved * ab)), 0.0),
         )
 
     # attention cores
@@ -122,7 +128,7 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     kv_heads = jnp.maximum(att.kv_heads / tp, jnp.minimum(att.kv_heads, 1.0))
     decode_kv = jnp.maximum(att.decode_kv_heads / tp, jnp.minimum(att.decode_kv_heads, 1.0))
     seqs = jnp.where(batch.prefill_seqs > 0, batch.prefill_seqs, 1.0)
-    chunk = batch.prefill_tokens / seqs
+    chunk, past = batch.prefill_tokens / seqs, batch.prefill_past
     squeeze = jnp.maximum(att.compress, 1.0)
     # entries seen by a query: of the compressed past at most `window`, and the newest tokens uncompressed
     window = att.window + att.local_window
@@ -130,43 +136,34 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     def entries(past: Array) -> Array:
         return jnp.minimum(past / squeeze, att.window) + jnp.minimum(past, att.local_window)
 
-    chunk_args = (chunk, entries(batch.prefill_past), heads, kv_heads, att.qk_dim, att.v_dim, model.kv_bytes)
-
-    def prefill_core(use: Rated) -> Array:
-        return k.attention_prefill_time(use.coef, use.on(hw), *chunk_args, use.precision, window, seqs)
-
-    past_args = (
-        batch.decode_seqs,
-        entries(batch.decode_context),
-        heads,
-        decode_kv,
-        att.decode_qk_dim,
-        att.decode_v_dim,
+    pairs = k.causal_pairs(chunk, past, att.window * squeeze) / squeeze + k.causal_pairs(
+        chunk, past, att.local_window
+    )
+    prefill = _either(att.is_mla, kern.prefill_attention, kern.prefill_mla)
+    prefill_args = (chunk, entries(past), heads, kv_heads, att.qk_dim, att.v_dim, model.kv_bytes, None)
+    t_pre = k.attention_prefill_time(prefill.coef, prefill.on(hw), *prefill_args, window, seqs, 2.0, pairs)
+    prefill_flops = 2.0 * heads * (att.qk_dim + att.v_dim) * pairs * seqs
+    keys = (entries(past) + chunk) * seqs
+    prefill_bytes = (att.qk_dim + att.v_dim) * (
+        kv_heads * keys * model.kv_bytes + heads * batch.prefill_tokens * ab
     )
 
-    def decode_core(use: Rated, shared_kv: float) -> Array:
-        args = (*past_args, model.kv_bytes, use.precision, window, shared_kv)
-        return k.attention_decode_time(use.coef, use.on(hw), *args)
-
-    latent = softmax * att.is_mla
-    t_pre = gqa * prefill_core(kern.prefill_attention) + latent * prefill_core(kern.prefill_mla)
-    t_dec = gqa * decode_core(kern.decode_attention, 0.0) + latent * decode_core(kern.decode_mla, 1.0)
-    pairs = k.causal_pairs(chunk, entries(batch.prefill_past), window) * seqs
+    decode = _either(att.is_mla, kern.decode_attention, kern.decode_mla)
+    # a kernel with a sliding window reads a little beyond it: it has to see the whole context
+    seen = jnp.where(jnp.isfinite(att.cache_window), batch.decode_context, entries(batch.decode_context))
+    qk, v = att.decode_qk_dim, att.decode_v_dim
+    decode_args = (batch.decode_seqs, seen, heads, decode_kv, qk, v, model.kv_bytes, None, window, att.is_mla)
+    t_dec = k.attention_decode_time(decode.coef, decode.on(hw), *decode_args)
     attended = entries(batch.decode_context) * batch.decode_seqs
-    prefill_flops = 2.0 * softmax * heads * (att.qk_dim + att.v_dim) * pairs
-    decode_flops = 2.0 * softmax * heads * (att.decode_qk_dim + att.decode_v_dim) * attended
-    shared = 1.0 - att.is_mla
-    keys = jnp.minimum(entries(batch.prefill_past) + chunk, window) * seqs
-    prefill_bytes = softmax * kv_heads * (att.qk_dim + att.v_dim) * keys * model.kv_bytes
-    decode_bytes = (
-        softmax * decode_kv * (att.decode_qk_dim + shared * att.decode_v_dim) * attended * model.kv_bytes
-    )
+    decode_flops = 2.0 * heads * (qk + v) * attended
+    decode_bytes = decode_kv * (qk + (1.0 - att.is_mla) * v) * attended * model.kv_bytes
+    decode_bytes += batch.decode_seqs * heads * (qk + v) * ab
 
     # sparse attention scores every past token with a small indexer first (DeepSeek-V3.2 report, eq. 1)
     index_dim = att.index_elements
-    past_pairs = batch.decode_seqs * batch.decode_context + k.causal_pairs(chunk, batch.prefill_past) * seqs
+    past_pairs = batch.decode_seqs * batch.decode_context + k.causal_pairs(chunk, past) * seqs
     index_flops = 2.0 * att.index_heads * index_dim * past_pairs / squeeze
-    scanned = batch.decode_seqs * batch.decode_context + (batch.prefill_past + chunk) * seqs * (chunk > 0)
+    scanned = batch.decode_seqs * batch.decode_context + (past + chunk) * seqs * (chunk > 0)
     index_bytes = scanned * index_dim * model.index_bytes / squeeze
     gemm = kern.attention_gemm
     index_used = att.index_heads > 0
@@ -190,18 +187,23 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     def total(x: Array) -> Array:
         return jnp.sum(att.layers * x)
 
+    def core(x: Array) -> Array:
+        return total(softmax * x)
+
     scale = step.attention_scale
     return {
-        "attention_in": linear(t_in, elements_in),
-        "attention_prefill": _cost(scale * total(t_pre), total(prefill_flops), total(prefill_bytes)),
-        "attention_decode": _cost(scale * total(t_dec), total(decode_flops), total(decode_bytes)),
+        "attention_in": linear(t_in, elements_in, moved_in),
+        "attention_prefill": _cost(
+            scale * core(t_pre), core(prefill_flops), core(jnp.where(chunk > 0, prefill_bytes, 0.0))
+        ),
+        "attention_decode": _cost(scale * core(t_dec), core(decode_flops), core(decode_bytes)),
         "attention_index": _cost(scale * total(t_index), total(index_flops), total(index_bytes)),
         "recurrence": _cost(
             scale * total(recurrent * t_rec),
             total(recurrent * tokens * att.state_flops / tp),
             total(recurrent * touched_states),
         ),
-        "attention_out": linear(t_out, elements_out),
+        "attention_out": linear(t_out, att.out_params / tp, depth_out + model.hidden),
     }
 
 
@@ -223,7 +225,10 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
             layers * 2.0 * tokens * elements,
             layers
             * jnp.where(
-                tokens > 0, elements * model.ffn_weight_bytes + 2.0 * tokens * model.hidden * ab, 0.0
+                tokens > 0,
+                elements * model.ffn_weight_bytes
+                + tokens * (2.0 * model.hidden + model.ffn_matrices * share) * ab,
+                0.0,
             ),
         )
 
@@ -244,7 +249,7 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
         ffn,
         model.expert_weight_bytes,
         ab,
-        kern.moe.precision,
+        None,
         imbalance,
         model.ffn_matrices,
     )
@@ -266,13 +271,23 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
             step.compute_scale * moe_layers * (t_router + t_latent),
             moe_layers * 2.0 * tokens * (experts * model.hidden + latent),
             moe_layers
-            * jnp.where(tokens > 0, 2.0 * experts * model.hidden + latent * model.ffn_weight_bytes, 0.0),
+            * jnp.where(
+                tokens > 0,
+                2.0 * experts * model.hidden
+                + latent * model.ffn_weight_bytes
+                + tokens * (2.0 * model.hidden + 4.0 * experts)
+                + tokens * (2.0 * model.hidden * (latent > 0) + latent / model.hidden) * ab,
+                0.0,
+            ),
         ),
         "experts": _cost(
             step.compute_scale * moe_layers * t_moe,
             moe_layers * 2.0 * routed * weights,
             moe_layers
-            * (touched * weights * model.expert_weight_bytes + 2.0 * routed * model.expert_hidden * ab),
+            * (
+                touched * weights * model.expert_weight_bytes
+                + routed * (2.0 * model.expert_hidden + model.ffn_matrices * ffn) * ab
+            ),
         ),
     }
 
@@ -285,11 +300,9 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     moe_layers = jnp.where(model.moe_layers > 0, model.moe_layers, 0.0)
 
     # two norms with residual (read, read, write), rotary and activation: about 10 passes over the residual
-    # stream in 16-bit, the activation over its own width
-    width = (
-        10.0 * model.hidden * model.residual_streams
-        + 3.0 * jnp.maximum(model.dense_ffn * (model.dense_layers > 0), model.shared_ffn) / par.tp
-    )
+    # stream in 16-bit, the activation over its own width (mean over dense and shared feed-forward layers)
+    gated = (model.dense_layers * model.dense_ffn + moe_layers * model.shared_ffn) / layers / par.tp
+    width = 10.0 * model.hidden * model.residual_streams + 3.0 * gated
     nbytes = tokens * width * 2.0
     elementwise = k.elementwise_time(kern.elementwise, hw, nbytes)
 
@@ -326,7 +339,8 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
         "lm_head": _cost(
             step.compute_scale * head + step.comm_scale * gather_logits,
             2.0 * rows * vocab * model.hidden,
-            jnp.where(rows > 0, vocab * model.hidden * model.embedding_bytes, 0.0),
+            vocab * model.hidden * model.embedding_bytes * (rows > 0)
+            + rows * (2.0 * model.hidden + 4.0 * vocab),
             logits_sent,
         ),
     }

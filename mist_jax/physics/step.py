@@ -19,7 +19,7 @@ STEP_PARTS = (*OPERATORS, "host")
 
 @pytree
 class StepTime:
-    """One iteration on one replica. Per-chip figures are those of one chip; all chips do the same."""
+    """One iteration on one replica. Per-chip figures are those of one chip, the mean over pipeline stages."""
 
     seconds: Array
     by_operator: Array  #: [len(STEP_PARTS)] s
@@ -63,10 +63,20 @@ def step_time(system: System, batch: Batch) -> StepTime:
     total = sum(seconds[1:], seconds[0]) + host
 
     def column(field: str) -> Array:
-        return jnp.stack([jnp.asarray(getattr(costs[name], field), dtype=jnp.result_type(float)) for name in OPERATORS])
+        return jnp.stack(
+            [jnp.asarray(getattr(costs[name], field), dtype=jnp.result_type(float)) for name in OPERATORS]
+        )
 
+    # each of the pp stages does its share of the layers
+    pp = system.parallel.pp
     parts = jnp.stack([jnp.asarray(s, dtype=jnp.result_type(float)) for s in [*seconds, host]])
-    return StepTime(seconds=total, by_operator=parts, flops=column("flops"), bytes=column("bytes"), sent=column("sent"))
+    return StepTime(
+        seconds=total,
+        by_operator=parts,
+        flops=column("flops") / pp,
+        bytes=column("bytes") / pp,
+        sent=column("sent") / pp,
+    )
 
 
 def step_seconds(system: System, batch: Batch) -> Array:

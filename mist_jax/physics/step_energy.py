@@ -19,7 +19,9 @@ ENERGY_SHARES = ("idle", "active", "compute", "memory", "network")
 class EnergyCoefficients:
     """What moves watts besides idling."""
 
-    active_fraction: Array  #: of (TDP - idle), drawn whenever kernels run (clocks, schedulers, leakage at speed)
+    active_fraction: (
+        Array  #: of (TDP - idle), drawn whenever kernels run (clocks, schedulers, leakage at speed)
+    )
     joule_per_flop: Array  #: of a bf16 multiply-add counted as two; narrower formats cost bits / 16 of it
     joule_per_byte: Array  #: device memory traffic
     joule_per_sent_byte: Array  #: link traffic
@@ -41,7 +43,13 @@ def default_energy_coefficients() -> EnergyCoefficients:
 
 
 def step_energy(
-    coef: EnergyCoefficients, hw: Hardware, flops: Array, nbytes: Array, sent: Array, kernel_seconds: Array, seconds: Array
+    coef: EnergyCoefficients,
+    hw: Hardware,
+    flops: Array,
+    nbytes: Array,
+    sent: Array,
+    kernel_seconds: Array,
+    seconds: Array,
 ) -> Array:
     """Joules of one iteration on one chip by share, [len(ENERGY_SHARES)], capped at TDP times its duration.
 

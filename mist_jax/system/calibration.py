@@ -23,7 +23,9 @@ class StepCoefficients:
     layer_s: Array  #: s per layer of gaps between kernels inside a captured graph
     eager_layer_s: Array  #: s per layer added when kernels are launched one by one
     floor_scale: Array  #: share of a microbenchmark's launch floor that remains inside an engine iteration
-    compute_scale: Array  #: multiplies kernel time of linear layers and experts (>= 1: slower than the microbenchmark)
+    compute_scale: (
+        Array  #: multiplies kernel time of linear layers and experts (>= 1: slower than the microbenchmark)
+    )
     attention_scale: Array  #: multiplies kernel time of attention
     comm_scale: Array  #: multiplies collective time
     comm_overlap: Array  #: share of collective time hidden behind compute, 0 to 1

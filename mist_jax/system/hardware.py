@@ -27,7 +27,9 @@ class Hardware:
     memory_bandwidth: Array  #: bytes/s
     cache_capacity: Array  #: bytes of the last-level cache
     cache_bandwidth: Array  #: bytes/s
-    scale_up_bandwidth: Array  #: bytes/s per direction per chip inside the scale-up domain (NVLink, ICI, xGMI)
+    scale_up_bandwidth: (
+        Array  #: bytes/s per direction per chip inside the scale-up domain (NVLink, ICI, xGMI)
+    )
     scale_up_latency: Array  #: s, one hop, hardware part
     scale_up_domain: Array  #: chips that reach each other at scale-up speed
     scale_out_bandwidth: Array  #: bytes/s per direction per chip (NIC)
