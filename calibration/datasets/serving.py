@@ -37,11 +37,14 @@ def data_dir() -> Path:
     return Path(os.environ.get("MIST_DATA_DIR", default))
 
 
-def read_serving(path: str | Path | None = None) -> pd.DataFrame:
+def read_serving(path: str | Path | None = None, use_measurements: bool = True) -> pd.DataFrame:
     """Rows in the form of `serving/train.csv` → canonical rows, in the order of the file.
 
     Args:
         path: the CSV; measured columns (`silicon_ttft_ms`, `silicon_tpot_ms`) may be absent. None: train.csv.
+        use_measurements: let a lossy row take the layout of the complete row that holds the same measurement,
+            and let measurements settle `mtp_fit`. False where rows are to be predicted: then nothing but
+            ttft_ms, tpot_ms, measurement_id and weight depends on the measured columns.
 
     Returns a frame with
         id, status (ok | repaired | refused), reason (of the repair or refusal; '; ' between several),
@@ -73,8 +76,10 @@ def read_serving(path: str | Path | None = None) -> pd.DataFrame:
         )
     frame = pd.DataFrame([canonical_row(row) for row in raw.to_dict("records")])
     frame["measurement_id"] = _measurement_ids(frame)
-    _inherit_layouts(frame)
-    frame["mtp_fit"] = _observed_mtp(frame)
+    frame["layout_seen"] = False
+    if use_measurements:
+        _inherit_layouts(frame)
+    frame["mtp_fit"] = _observed_mtp(frame) if use_measurements else frame.mtp
     frame["slots"] = frame.max_batch * frame.decode_dp * frame.decode_replicas
     frame["deployment"] = _deployments(frame)
     usable = frame.status != "refused"
