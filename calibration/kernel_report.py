@@ -34,8 +34,15 @@ Notes. Benchmarks repeat one call on the same operands, so small operands are re
 fit has a term for it (`warm=1`), the models of a whole step leave it out. `launch_s` is the floor of a
 launch as benchmarked; inside a captured graph it is less, which the step model scales. Latent attention
 of vLLM was timed with 0.1-0.3 ms of host code per call; its packaged floor is that of TensorRT-LLM's
-kernels. `serialization` sits at its lower bound in some cells: their corner between compute and memory
-is sharper than the bound, which is kept so that the efficiencies do not absorb the corner."""
+kernels.
+
+Coefficients near a bound: `serialization` at its lower one means a corner between compute and memory
+that is sharper than the bound, which is kept so that the efficiencies do not absorb the corner;
+`row_padding` at its upper one, that a product of few rows costs a whole tile of 128; `cache_speedup`
+near 1, that the benchmark saw no cache; small `group_padding` and large `split_tokens`, that these do
+not limit the kernel; memory efficiencies above 1, small states that stay in the cache;
+`compute_efficiency` of narrow caches, products at a higher rate than the 16-bit one they are labelled
+with."""
 
 
 def _number(record: dict[str, Any], key: str) -> str:

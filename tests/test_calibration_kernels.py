@@ -93,7 +93,7 @@ def test_formats_fill_the_slot_of_their_precision() -> None:
 
 
 def test_host_bound_floors_are_not_packaged() -> None:
-    """vLLM's latent attention was timed with 0.1 ms of host code; served models do not pay that per kernel."""
+    """Latent attention of vLLM was timed with 0.1 ms of host code, which no served model pays per kernel."""
     for name in ("prefill_mla", "decode_mla"):
         launch = getattr(kernel_coefficients("h100_sxm", "hopper", "vllm").coefficients, name).launch_s
         assert np.all(launch < 40e-6)

@@ -42,7 +42,8 @@ def chip(**changes: Any) -> Hardware:
         "idle_power": 70.0,
         "price": 8e-4,
     }
-    return Hardware(**{**values, **changes})
+    # arrays throughout: a Python float is a type of its own to jit, and would compile again
+    return Hardware(**{name: np.asarray(value, float) for name, value in {**values, **changes}.items()})
 
 
 COEF = k.default_coefficients()
@@ -149,11 +150,9 @@ def test_more_work_is_never_faster(name: str) -> None:
     assert np.all(np.diff(seconds) >= -1e-12 * seconds[1:])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "prefill past"])
 def test_no_work_takes_no_time(name: str) -> None:
     time = COMPILED[name]
-    if name == "prefill past":
-        pytest.skip("past tokens are not the work of a chunk")
     if name == "decode context":
         assert float(time(chip(), 0.0)) > 0  # a launch over an empty context is still a launch
         return
@@ -173,7 +172,8 @@ def test_better_hardware_is_never_slower(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_match_finite_differences(name: str) -> None:
     run, typical = COMPILED[name], CASES[name][1]
-    by_hardware, by_work = jax.grad(run, argnums=(0, 1))(jax.tree.map(jnp.asarray, chip()), typical)
+    slopes = jax.jit(jax.grad(run, argnums=(0, 1)))
+    by_hardware, by_work = slopes(chip(), typical)
     step = 1e-5
     central = (run(chip(), typical * (1 + step)) - run(chip(), typical * (1 - step))) / (2 * step * typical)
     assert float(by_work) == pytest.approx(float(central), rel=1e-5, abs=1e-20)
