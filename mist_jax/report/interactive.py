@@ -1,4 +1,4 @@
-"""Interactive variants of the pictures with plotly (extra `notebooks`); hovering says where a point stands."""
+"""Interactive variants of the pictures with plotly (extra `notebooks`); hovering says where a point is."""
 
 from __future__ import annotations
 
