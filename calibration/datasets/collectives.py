@@ -6,20 +6,15 @@ send/recv through PyTorch, median of repeated runs.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
 
+from mist_jax.paths import data_dir
+
 SOURCE = "microsoft/vidur data/profiling/network (MIT)"
 SYSTEMS = ("a100", "h100")
 OPERATIONS = ("all_reduce", "send_recv")
-
-
-def data_dir() -> Path:
-    """Folder of the reference data: $MIST_DATA_DIR, else ../shared/data beside the checkout."""
-    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    return Path(os.environ.get("MIST_DATA_DIR", default))
 
 
 def path(system: str, operation: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from calibration.datasets.collectives import data_dir
+from mist_jax.paths import data_dir
 
 SOURCE = "harsha-simhadri/big-ann-benchmarks track 1 results (MIT)"
 CORES = 16  # physical cores of an Azure F32s_v2 (32 vCPU, two threads a core)
