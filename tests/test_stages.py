@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -177,3 +179,9 @@ def test_a_stage_from_outside_of_the_package(outside):
         register_stage(outside)
     with pytest.raises(ConfigError, match="exists already"):
         register_stage(dataclasses.replace(outside, name="rerank"))
+
+
+def test_names_of_stages_need_no_jax():
+    """Configuration checks names before anything heavy is imported."""
+    code = "import sys, mist_jax.stages.registry as r; r.stage_names(); sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,9 +4,12 @@ outside."""
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from mist_jax.errors import ConfigError, nearest
-from mist_jax.stages.protocol import StageDefinition
+
+if TYPE_CHECKING:
+    from mist_jax.stages.protocol import StageDefinition
 
 #: name → module that defines it as `STAGE` or in `STAGES`. Imported when asked for: names alone need no JAX.
 _BUILTIN = {
