@@ -71,6 +71,7 @@ def attention_prefill_time(
     window: Array = jnp.inf,
     sequences: Array = 1.0,
     activation_bytes: Array = 2.0,
+    pairs: Array | None = None,
 ) -> Array:
     """Seconds of causal attention of `q_tokens` new over `past` cached tokens, per layer.
 
@@ -88,14 +89,15 @@ def attention_prefill_time(
         window: tokens a query attends to at most.
         sequences: equal chunks in the batch.
         activation_bytes: of queries and outputs.
+        pairs: query-key pairs of one sequence; None = `causal_pairs` (compressed attention has fewer).
 
     Fitted on past = 0, 16 to 16,384 tokens, heads of 64 to 256. Not modelled: unequal lengths in one launch
     (call it per chunk and subtract the launches), gathers from a paged cache.
     """
     index = effective_precision(hw, precision_index)
     peak = at_precision(hw.peak_flops, index)
-    pairs = causal_pairs(q_tokens, past, window) + q_tokens * at_precision(coef.key_padding, index)
-    pairs = sequences * heads * pairs
+    pairs = causal_pairs(q_tokens, past, window) if pairs is None else pairs
+    pairs = sequences * heads * (pairs + q_tokens * at_precision(coef.key_padding, index))
     tiles = sequences * heads * (q_tokens / QUERY_TILE + 1.0)
     tiles = jnp.where(tiles > 0, tiles, 1.0)
     wide = 1.0 + (qk_dim / at_precision(coef.head_dim_limit, index)) ** 2

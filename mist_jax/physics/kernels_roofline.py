@@ -14,15 +14,18 @@ BF16 = float(COMPUTE_PRECISIONS.index("bf16"))
 _FP32 = float(COMPUTE_PRECISIONS.index("fp32"))
 
 
-def at_precision(values: Array, index: Array) -> Array:
+def at_precision(values: Array, index: Array | None) -> Array:
     """The entry of a per-precision vector: values[index].
 
     A chain of selects instead of a gather: it vectorizes on CPUs and its gradient is dense.
 
     Args:
         values: [..., len(COMPUTE_PRECISIONS)], or a scalar that was picked before (see `physics.resolve`).
-        index: position in COMPUTE_PRECISIONS (a float is fine), broadcastable.
+        index: position in COMPUTE_PRECISIONS (a float is fine), broadcastable; None: `values` were picked
+            before, whatever their shape.
     """
+    if index is None:
+        return values
     values = jnp.asarray(values)
     if values.ndim == 0:
         return values
@@ -32,11 +35,14 @@ def at_precision(values: Array, index: Array) -> Array:
     return out
 
 
-def effective_precision(hw: Hardware, index: Array) -> Array:
+def effective_precision(hw: Hardware, index: Array | None) -> Array:
     """The precision a chip computes in: the wanted one, bf16 where it has no unit for it, else fp32.
 
     Weights stored narrower than the chip computes are widened on the way in (weight-only quantization).
+    None (rates and coefficients were picked before) stays None.
     """
+    if index is None:
+        return None
     wanted = at_precision(hw.peak_flops, index)
     bf16 = at_precision(hw.peak_flops, BF16)
     return jnp.where(wanted > 0, index, jnp.where(bf16 > 0, BF16, _FP32))
