@@ -7,6 +7,7 @@ import pytest
 from oracle.simulator import simulate
 
 from mist_jax.queueing.clients import Engine, Failure, Link, Router, Station, Tier
+from mist_jax.queueing.metrics import token_times
 from mist_jax.queueing.playback import play
 from mist_jax.queueing.policies import POLICIES
 from mist_jax.queueing.state import ROUTERS
@@ -63,7 +64,7 @@ def random_trace(rng, ties, n=None, prefixes=False, **fields):
 
 
 def agree(trace, clients, router=None, **parts):
-    got = play(trace, clients, router, **parts)
+    got = play(trace, clients, router, log=True, **parts)
     want = simulate(trace, clients, router or Router(), **parts)
     r = got.requests
     np.testing.assert_array_equal(r["status"], want["status"])
@@ -72,6 +73,10 @@ def agree(trace, clients, router=None, **parts):
     for name in ("scheduled", "first", "finish"):
         np.testing.assert_allclose(r[name], want[name], rtol=0, atol=1e-9, err_msg=name)
     served = r["status"] == 0
+    who, when = token_times(got)
+    tokens = [(i, t) for i, times in enumerate(want["token_times"]) if want["status"][i] == 0 for t in times]
+    np.testing.assert_array_equal(who, [i for i, _ in tokens])
+    np.testing.assert_allclose(when, [t for _, t in tokens], rtol=0, atol=1e-9)
     assert np.all(np.isfinite(r["finish"][served]))
     assert np.all(np.isnan(r["finish"][~served]))
     # everything has gone home: no request, block or reference is left behind

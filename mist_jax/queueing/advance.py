@@ -70,7 +70,7 @@ def leave_engine(S, c, r, t):
     k = clients(S)[c]
     run_remove(S, c, r)
     k.resident -= 1
-    finish(S, r, t, OK)
+    finish(S, r, t, np.int64(OK))
 
 
 @kernel

@@ -75,7 +75,7 @@ def arrive(S, r, t):
     k.resident += 1
     if k.kind == STATION:
         q.queued = t
-        enqueue(S, c, r, False)
+        enqueue(S, c, r, np.int64(0))
         serve_station(S, c, t)
         return
     if ready:
@@ -87,7 +87,7 @@ def arrive(S, r, t):
         q.emitted = 0
         k.tokens += q.prompt + q.output
         k.backlog += q.prompt
-    enqueue(S, c, r, False)
+    enqueue(S, c, r, np.int64(0))
 
 
 @kernel
@@ -115,7 +115,7 @@ def _park(S, r, t, role):
             g.limbo_tail = r
             return
         why = NO_CLIENT
-    finish(S, r, t, why)
+    finish(S, r, t, np.int64(why))
 
 
 @kernel
@@ -216,7 +216,7 @@ def _end_batch(S, head, t):
         following = np.int64(requests(S)[r].limbo)
         requests(S)[r].first = t
         k.resident -= 1
-        finish(S, r, t, OK)
+        finish(S, r, t, np.int64(OK))
         r = following
     serve_station(S, c, t)
 
@@ -257,6 +257,8 @@ def next_event(S):
     t = np.inf
     if g.next < g.arrivals:
         t = requests(S)[arrivals(S)[g.next]].arrival
+        if np.isnan(t):  # an arrival that is no time: deal with it at once
+            t = g.now
     if g.n_timers > 0:
         t = min(t, timers(S)[0].time)
     for j in range(links(S).size):
@@ -269,7 +271,7 @@ def _external(S, t):
     """Let happen all that happens at t besides the ends of iterations."""
     g = world(S)[0]
     while True:
-        if g.next < g.arrivals and requests(S)[arrivals(S)[g.next]].arrival <= t:
+        if g.next < g.arrivals and not requests(S)[arrivals(S)[g.next]].arrival > t:
             g.next += 1
             arrive(S, np.int64(arrivals(S)[g.next - 1]), t)
         elif g.n_timers > 0 and timers(S)[0].time <= t:

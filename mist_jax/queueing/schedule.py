@@ -151,7 +151,7 @@ def preempt(S, c, r):
     k.tokens += computed if q.state == PREFILL else q.target
     q.computed = 0
     q.preemptions += 1
-    enqueue(S, c, r, True)
+    enqueue(S, c, r, np.int64(1))
 
 
 @kernel
@@ -194,8 +194,8 @@ def _skip_decode(S, c, r):
 
 
 @kernel
-def _run_each(S, c, budget, decodes, partials):
-    """One pass over the running requests in order; returns (budget left, decodes, context, preempted)."""
+def _run_each(S, c, budget, kinds):
+    """One pass over the running requests in order, decodes (1), prompts (2) or both (3); returns (budget left, decodes, context, preempted)."""
     k = clients(S)[c]
     count = 0
     context = 0
@@ -203,7 +203,7 @@ def _run_each(S, c, budget, decodes, partials):
     r = np.int64(k.run_head)
     while r != NONE:
         q = requests(S)[r]
-        if (q.state == DECODE and not decodes) or (q.state == PREFILL and not partials):
+        if not kinds & (1 if q.state == DECODE else 2):
             r = np.int64(q.run_next)
             continue
         if budget <= 0:
@@ -267,11 +267,10 @@ def run_running(S, c, budget):
         if n > 0:
             _put_chunk(S, c, np.int64(k.run_tail), n, new)
         return budget - k.decoding - n, k.context, False
+    kinds = np.int64(3 - 2 * k.decode_first)  # a variable: numba compiles anew for each literal
+    budget, count, skipped, preempted = _run_each(S, c, budget, kinds)
     if k.decode_first:
-        budget, count, skipped, preempted = _run_each(S, c, budget, True, False)
-        budget, _, _, _ = _run_each(S, c, budget, False, True)
-    else:
-        budget, count, skipped, preempted = _run_each(S, c, budget, True, True)
+        budget, _, _, _ = _run_each(S, c, budget, kinds + 1)
     k.step_decodes = count
     return budget, k.context + skipped, preempted
 
