@@ -93,7 +93,9 @@ def _model_rows(scenario: Scenario) -> list[tuple[str, str, str]]:
 def _engine_rows(engine: EngineSpec) -> list[tuple[str, str, str]]:
     version = f" {engine.version}" if engine.version else ""
     budget = f"{q.number(engine.max_num_batched_tokens)} tokens and {q.number(engine.max_num_seqs)} sequences"
-    memory = f"{q.percent(engine.memory_utilization)} of the device, {q.prefixed(engine.reserve, 'B')} kept by the engine"
+    memory = (
+        f"{q.percent(engine.memory_utilization)} of the device, {q.prefixed(engine.reserve, 'B')} kept back"
+    )
     rows = [
         ("Engine", f"{engine.name}{version}, policy {engine.policy}", "configuration"),
         ("Batching, of one iteration", budget, "configuration"),

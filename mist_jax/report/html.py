@@ -58,7 +58,7 @@ def render(scenario: Scenario, ds: xr.Dataset, mapping: Mapping[str, Any] | None
     sections = [
         ("Question", _question(scenario, kind, ds)),
         ("Answer", _answer(scenario, kind, ds)),
-        ("Uncertainty", uncertainty(kind, ds)),
+        ("Uncertainty", uncertainty(kind, ds, scenario.calibration)),
         ("Pictures", _pictures(scenario, kind, ds)),
         ("Breakdown", _breakdown(ds)),
         ("Assumptions and their sources", _assumptions(scenario, ds)),
@@ -120,7 +120,8 @@ def _question(scenario: Scenario, kind: str, ds: xr.Dataset) -> str:
             if d not in ("part", "share") and n > 1
         )
         varied = f"<p>Varied: {axes}.</p>"
-    return f"<p>{what} for {traffic}, {lengths}?</p><p>{slo}</p>{varied}"
+    asked = traffic if kind == "play" else f"{traffic}, {lengths}"
+    return f"<p>{what} for {asked}?</p><p>{slo}</p>{varied}"
 
 
 def _answer(scenario: Scenario, kind: str, ds: xr.Dataset) -> str:
@@ -132,7 +133,6 @@ def _answer(scenario: Scenario, kind: str, ds: xr.Dataset) -> str:
         trouble = "" if status == "ok" else f'<p class="missed">{escape(str(status))}</p>'
         return trouble + _cards(found) + "".join(_verdicts(scenario, ds))
     found = [(n, ds.attrs[n]) for n in PLAY_CARDS if n in ds.attrs]
-    rows = [[q.title(n), *map(q.duration, values)] for n, values in tables.percentile_rows(ds)]
     total, served = int(ds.attrs.get("requests", ds.sizes["request"])), int(ds.attrs.get("served", 0))
     text = f"<p>{served:,} of {total:,} requests were served, {total - served:,} refused, "
     text += f"{int(ds.attrs.get('preempted_requests', 0)):,} preempted.</p>"
@@ -140,8 +140,10 @@ def _answer(scenario: Scenario, kind: str, ds: xr.Dataset) -> str:
     if tables.slo_limits(scenario) and np.isfinite(share):
         text += f"<p>{q.percent(share)} of the requests are within the objective, "
         text += f"{q.percent(target)} are asked for: {_mark(share >= target)}.</p>"
-    heads = ["Latency", "mean", *(f"p{p}" for p in tables.PERCENTILES)]
-    return _cards(found) + text + table(heads, rows)
+    latencies = tables.percentile_rows(ds)
+    names = ("mean", *(f"p{p}" for p in tables.PERCENTILES))
+    rows = [[name, *(q.duration(values[i]) for _, values in latencies)] for i, name in enumerate(names)]
+    return _cards(found) + text + table(["Latency", *(q.title(n) for n, _ in latencies)], rows)
 
 
 def _verdicts(scenario: Scenario, ds: xr.Dataset) -> Iterable[str]:
@@ -199,9 +201,9 @@ def _best_points(ds: xr.Dataset) -> str:
     return text + table(head, rows[::step])
 
 
-def uncertainty(kind: str, ds: xr.Dataset) -> str:
+def uncertainty(kind: str, ds: xr.Dataset, calibration: str = "unknown") -> str:
     """The intervals that the dataset carries (`x_low`, `x_high`), or a plain statement that there are none."""
-    name = escape(str(ds.attrs.get("calibration", "unknown")))
+    name = escape(str(ds.attrs.get("calibration", calibration)))
     label = escape(str(ds.attrs.get("calibration_label", "")))
     text = f"<p>Calibration: <i>{name}</i>{f' ({label})' if label else ''}.</p>"
     pairs = [str(n) for n in ds.data_vars if f"{n}_low" in ds and f"{n}_high" in ds and ds[n].ndim == 0]
@@ -251,14 +253,44 @@ def pictures(scenario: Scenario, kind: str, ds: xr.Dataset) -> list[tuple[Any, s
                 "How close each operator comes to the limits of the chip.",
             ),
         ]
-    out = [
+    return _sweep_pictures(ds, slo)
+
+
+def _sweep_pictures(ds: xr.Dataset, slo: dict[str, float]) -> list[tuple[Any, str]]:
+    """Pareto front of all points; load and heat map through the point of the highest throughput per chip."""
+    from mist_jax.report import plots
+    from mist_jax.report.plots_sweep import text_of
+
+    axes = [str(d) for d in ds["tpot_s"].dims if ds.sizes[d] > 1]
+    named = [d for d in axes if ds[d].dtype.kind in "UO" and ds.sizes[d] <= len(style.COLORS)]
+    by = named[0] if named else None
+    out: list[tuple[Any, str]] = [
         (
-            lambda: plots.plot_pareto(ds),
-            "Speed of one user against throughput of one chip; numbers are explained below.",
+            lambda: plots.plot_pareto(ds, by=by),
+            "Speed of one user against throughput of one chip, all deployments.",
         )
     ]
-    out.append((lambda: plots.plot_load(ds, slo=slo), "Latency under load."))
-    out.append((lambda: plots.plot_heatmap(ds), "Throughput over the two axes; hatched: not possible."))
+    try:
+        best = plots.pareto_front(ds).isel(point=0)
+    except ConfigError:
+        return out
+
+    def through(*kept: str) -> tuple[xr.Dataset, str]:
+        """The slice of the sweep through the best point along the axes that are kept, and what was fixed."""
+        fixed = {d: best[d].item() for d in axes if d not in kept}
+        return ds.sel(fixed), ", ".join(text_of(d, v) for d, v in fixed.items())
+
+    try:
+        load = plots.load_axis(ds)
+        part, fixed = through(load)
+        caption = f"Latency under load{f' ({fixed})' if fixed else ''}."
+        out.append((lambda: plots.plot_load(part, load, slo=slo), caption))
+    except ConfigError:
+        pass
+    if len(axes) >= 2:
+        slab, rest = through(*axes[-2:])
+        caption = f"Throughput over two axes{f' ({rest})' if rest else ''}; hatched: not possible."
+        out.append((lambda: plots.plot_heatmap(slab, x=axes[-1], y=axes[-2]), caption))
     return out
 
 
@@ -312,13 +344,18 @@ def _bars(values: xr.DataArray, dim: str, unit: str, sort: bool) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose other columns are numbers; it scrolls by itself if too wide."""
+    """A table whose first column is text and whose other columns are numbers; many columns are stacked on a phone."""
 
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f"<{tag}{' class=n' if i else ''}>{escape(str(c))}</{tag}>" for i, c in enumerate(row))
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>{body}</tbody></table></div>'
+    titles = "".join(f"<th{' class=n' if i else ''}>{escape(h)}</th>" for i, h in enumerate(head))
+    body = ""
+    for row in rows:
+        cells = (
+            f'<td class="n" data-label="{escape(h, quote=True)}">{escape(c)}</td>'
+            for h, c in zip(head[1:], row[1:])
+        )
+        body += f"<tr><td>{escape(row[0])}</td>{''.join(cells)}</tr>"
+    kind = ' class="stack"' if len(head) > 4 else ""
+    return f"<div class=wide><table{kind}><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _assumptions(scenario: Scenario, ds: xr.Dataset) -> str:

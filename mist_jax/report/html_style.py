@@ -18,11 +18,12 @@ p { margin: 6px 0; max-width: 75ch; }
 .card b { display: block; font-size: 1.3rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .card span { font-size: 0.8125rem; color: var(--soft); }
 .met { color: var(--good); font-weight: 700; } .missed { color: var(--bad); font-weight: 700; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; overflow-wrap: normal; }
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; margin: 8px 0; }
 th, td { text-align: left; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th.n { white-space: normal; }
 td.k { overflow-wrap: normal; }
 .bar { display: block; height: 10px; background: var(--blue); min-width: 1px; }
 td.b { width: 34%; min-width: 60px; vertical-align: middle; }
@@ -40,6 +41,13 @@ footer { margin-top: 40px; padding-top: 8px; border-top: 1px solid var(--line); 
   .sources tr { border-bottom: 1px solid var(--line); padding: 6px 0; }
   .sources td { border: 0; padding: 0; text-align: left; }
   .sources td:first-child { font-weight: 600; }
+  .stack, .stack tbody, .stack tr, .stack td { display: block; width: 100%; }
+  .stack thead { display: none; }
+  .stack tr { border-bottom: 1px solid var(--line); padding: 6px 0; }
+  .stack td { border: 0; padding: 0; }
+  .stack td:first-child { font-weight: 600; }
+  .stack td.n { display: flex; justify-content: space-between; gap: 12px; white-space: normal; }
+  .stack td.n::before { content: attr(data-label); color: var(--soft); text-align: left; }
   td.b { width: 20%; min-width: 40px; }
 }
 @media print {

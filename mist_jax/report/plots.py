@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_jax.report import style
-from mist_jax.report.plots_load import plot_load
+from mist_jax.report.plots_load import load_axis, plot_load
 from mist_jax.report.plots_play import (
     plot_breakdown,
     plot_gantt,
@@ -23,6 +23,7 @@ from mist_jax.report.plots_search import plot_cache_curve, plot_convergence
 from mist_jax.report.plots_sweep import pareto_front, plot_heatmap, plot_pareto
 
 __all__ = [
+    "load_axis",
     "pareto_front",
     "plot_breakdown",
     "plot_cache_curve",

@@ -45,7 +45,7 @@ def plot_breakdown(ds: xr.Dataset, *, width: float = style.WIDTH) -> Figure:
     top = float(shown.max()) if len(order) else 1.0
     for i, value in enumerate(shown):
         label = f"{q.number(value)} ms, {q.percent(value / 1e3 / total)}"
-        ax.text(value + 0.015 * top, i, label, va="center", fontsize=7.5)
+        ax.text(value + 0.015 * top, i, label, va="center", fontsize=8)
     ax.set_yticks(np.arange(len(order)), names)
     ax.set_xlim(0, top * 1.5)
     ax.grid(axis="y", visible=False)
@@ -168,7 +168,7 @@ def plot_stages(ds: xr.Dataset, *, along: str | None = None, width: float = styl
         )
         left = left + table[:, i] * factor
     for row, total in enumerate(left):
-        ax.text(total + 0.012 * left.max(), row, f"{q.number(total)} {unit}", va="center", fontsize=7.5)
+        ax.text(total + 0.012 * left.max(), row, f"{q.number(total)} {unit}", va="center", fontsize=8)
     ax.set_yticks(np.arange(len(bars)), bars)
     ax.invert_yaxis()
     ax.set_xlim(0, left.max() * 1.2 if left.max() > 0 else 1)

@@ -105,11 +105,11 @@ def plot_roofline(
                 [flops / nbytes], [flops / seconds], facecolors=face, edgecolors=style.color(k), **look
             )
             everything.append((flops / nbytes, flops / seconds))
-    _roofs(ax, scenario.hardware, everything)
     for k, name in enumerate(names):
         ax.plot(
             [], [], marker=style.MARKERS[k % 8], linestyle="none", color=style.color(k), label=q.words(name)
         )
+    _roofs(ax, scenario.hardware, everything)
     ax.set_xlabel("Arithmetic intensity (FLOP/byte)")
     ax.set_ylabel("Achieved (FLOP/s per chip)")
     ax.set_title(f"Roofline of {scenario.hardware.name}")
@@ -118,7 +118,7 @@ def plot_roofline(
         f"The operators shown take {q.percent(covered['prefill'])} of the prefill iteration's kernel time,\n"
         f"{q.percent(covered['decode'])} of the decode iteration's."
     )
-    fig.legend(loc="outside lower left", ncols=2, title=note, title_fontsize=7.5, alignment="left")
+    fig.legend(loc="outside lower left", ncols=2, title=note, title_fontsize=8, alignment="left")
     return fig
 
 
@@ -136,15 +136,8 @@ def _roofs(ax: Any, hardware: HardwareSpec, points: list[tuple[float, float]]) -
     low_y = min([bandwidth * low_x * 2, *(y for _, y in points)]) / 2
     for n, (rate, precisions) in enumerate(sorted(peaks.items())):
         xs = np.array([rate / bandwidth, high_x])
-        ax.plot(xs, [rate, rate], color=style.INK, linewidth=1.2, linestyle=style.LINES[n % 8])
-        ax.text(
-            high_x,
-            rate,
-            f"{', '.join(precisions)} {q.prefixed(rate, 'FLOP/s')} ",
-            ha="right",
-            va="bottom",
-            fontsize=7,
-        )
+        label = f"{', '.join(precisions)} {q.prefixed(rate, 'FLOP/s')}"
+        ax.plot(xs, [rate, rate], color=style.INK, linewidth=1.2, linestyle=style.LINES[n + 1], label=label)
     xs = np.array([low_x, top / bandwidth])
     ax.plot(
         xs, bandwidth * xs, color=style.INK, linewidth=1.2, label=f"memory {q.prefixed(bandwidth, 'B/s')}"

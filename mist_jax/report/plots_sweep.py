@@ -115,6 +115,7 @@ def plot_pareto(
     ax.set_ylim(0, float(q.scaled(y, flat[y]).max()) * 1.14)
     ax.set_xlabel(q.axis_label(x, ds[x].attrs.get("units", "")))
     ax.set_ylabel(q.axis_label(y, ds[y].attrs.get("units", "")))
+    ax.set_title("What is possible")
     lines = []
     for n, i in enumerate(spread(fx, fy, rows), start=1):
         ax.annotate(
@@ -123,7 +124,7 @@ def plot_pareto(
         lines.append(f"{n}: {describe_point(ds, front.isel(point=int(i)))}")
     ax.legend(loc="upper right")
     if lines:
-        fig.supxlabel("\n".join(lines), fontsize=7.5, x=0.02, ha="left", multialignment="left")
+        fig.supxlabel("\n".join(lines), fontsize=8, x=0.02, ha="left", multialignment="left")
     return fig
 
 
@@ -202,9 +203,7 @@ def plot_heatmap(
     if columns <= 8 and rows <= 14:
         for i, j in zip(*np.nonzero(np.isfinite(shown)), strict=True):
             tone = style.text_on(mesh.cmap(mesh.norm(shown[i, j])))
-            ax.text(
-                j + 0.5, i + 0.5, q.number(shown[i, j]), ha="center", va="center", fontsize=7.5, color=tone
-            )
+            ax.text(j + 0.5, i + 0.5, q.number(shown[i, j]), ha="center", va="center", fontsize=8, color=tone)
     if np.isfinite(shown).any():
         from matplotlib.patches import Rectangle
 

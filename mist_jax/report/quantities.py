@@ -51,17 +51,17 @@ SHOWN: dict[str, tuple[str, str, float]] = {
 
 #: operator, stage or share → words
 WORDS: dict[str, str] = {
-    "attention_in": "attention: input projections",
-    "attention_prefill": "attention: prefill",
-    "attention_decode": "attention: decode",
-    "attention_index": "attention: sparse index",
+    "attention_in": "attention in-projection",
+    "attention_prefill": "prefill attention",
+    "attention_decode": "decode attention",
+    "attention_index": "sparse-attention index",
     "recurrence": "recurrence",
-    "attention_out": "attention: output projection",
+    "attention_out": "attention out-projection",
     "ffn_dense": "feed-forward",
     "ffn_shared": "shared experts",
     "router": "router",
     "experts": "experts",
-    "elementwise": "norms, rotary, activations",
+    "elementwise": "norms, rotary, activation",
     "all_reduce": "all-reduce",
     "expert_dispatch": "expert dispatch",
     "pipeline_send": "pipeline send",

@@ -24,7 +24,7 @@ HATCHES = ("", "///", "...", "\\\\\\", "xx", "--", "++", "oo")
 INK, FAINT = "#1a1a1a", "#8a8a8a"
 SEQUENTIAL = "viridis"
 #: inches: a picture is as wide as a text column on a phone and half a page on a desk
-WIDTH, HEIGHT = 4.8, 3.2
+WIDTH, HEIGHT = 4.4, 3.1
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
