@@ -78,6 +78,7 @@ def run_evaluate(mapping: dict[str, Any], out: Path) -> Any:
         from mist_jax.report.plots import plot_breakdown, save
 
         save(plot_breakdown(result), out / "breakdown.png")
+    write_report_if_asked(scenario, result, out, mapping)
     print(f"\nwritten to {out}")
     return result
 
@@ -97,12 +98,21 @@ def run_play(mapping: dict[str, Any], out: Path) -> Any:
 
         save(plot_latency_cdf(result), out / "latency_cdf.png")
         save(plot_timeline(result), out / "timeline.png")
+    write_report_if_asked(scenario, result, out, mapping)
     print(f"\nwritten to {out}")
     return result
 
 
 def _wants_plots(mapping: Mapping[str, Any]) -> bool:
     return bool((mapping.get("output") or {}).get("plots", True))
+
+
+def write_report_if_asked(scenario: Any, result: Any, out: Path, mapping: Mapping[str, Any]) -> None:
+    """`report.html` in the run folder with `report=true`."""
+    if mapping.get("report"):
+        from mist_jax.report.html import write_report
+
+        write_report(scenario, result, out / "report.html", mapping)
 
 
 def write(result: Any, out: Path, mapping: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from mist_jax.physics.step import STEP_PARTS
 from mist_jax.physics.step_energy import ENERGY_SHARES
 from mist_jax.programs import compiled
 from mist_jax.queueing import steady
+from mist_jax.report import accessor as accessor  # registers `Dataset.mist`
 from mist_jax.schema import Scenario
 
 #: variable → (units, what it is)
