@@ -155,24 +155,10 @@ def canonical_row(row: dict) -> dict:
     ttft, tpot = cleaning.number(row.get("silicon_ttft_ms")), cleaning.number(row.get("silicon_tpot_ms"))
     out["ttft_ms"] = ttft if ttft > 0 else math.nan
     out["tpot_ms"] = tpot if tpot > 0 else math.nan
-    out["suspect"] = _suspect(out)
+    out["suspect"] = cleaning.suspect(out)
     out["status"] = "refused" if notes.refusals else "repaired" if notes.repairs else "ok"
     out["reason"] = "; ".join(dict.fromkeys(notes.refusals + notes.repairs))
     return out
-
-
-def _suspect(row: dict) -> str:
-    """Series that contradict themselves, named by what they have in common (DATA.md, "suspect")."""
-    date = row["date"]
-    if row["model"] == "qwen3_32b" and row["system"] == "gb200" and date in ("2026-03-22", "2026-03-23"):
-        return "TPOT rises and falls with concurrency"
-    if row["engine"] == "sglang" and date == "2025-11-10" and row["system"] == "b200_sxm":
-        return "TTFT holds seconds of start-up work"
-    if row["model"] == "gpt_oss_120b" and row["concurrency"] == 512 and date in ("2025-12-05", "2025-12-08"):
-        return "TPOT of a batch of six at concurrency 512"
-    if row["dump"] == "gap-analysis" and row["model"] == "deepseek_r1" and row["system"] == "b200_sxm":
-        return "TPOT of 90 ms whatever the load"
-    return ""
 
 
 def _blank(value: object) -> bool:

@@ -277,3 +277,17 @@ def resolve_names(row: dict, notes: Notes) -> tuple[str, str, str]:
         if str(row.get("id", "")).startswith("dsr1"):
             notes.repairs.append("DeepSeek-R1 run labelled DeepSeek-V3")
     return system, engine, model
+
+
+def suspect(row: dict) -> str:
+    """Series that contradict themselves, named by what they have in common (DATA.md, "suspect")."""
+    date = row["date"]
+    if row["model"] == "qwen3_32b" and row["system"] == "gb200" and date in ("2026-03-22", "2026-03-23"):
+        return "TPOT rises and falls with concurrency"
+    if row["engine"] == "sglang" and date == "2025-11-10" and row["system"] == "b200_sxm":
+        return "TTFT holds seconds of start-up work"
+    if row["model"] == "gpt_oss_120b" and row["concurrency"] == 512 and date in ("2025-12-05", "2025-12-08"):
+        return "TPOT of a batch of six at concurrency 512"
+    if row["dump"] == "gap-analysis" and row["model"] == "deepseek_r1" and row["system"] == "b200_sxm":
+        return "TPOT of 90 ms whatever the load"
+    return ""
