@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import jax
@@ -12,10 +12,10 @@ import yaml
 from mist_jax import build, schema
 from mist_jax.calibrations import load_calibration
 from mist_jax.paths import conf_dir
-from mist_jax.programs import compiled
 from mist_jax.physics.memory import memory_use
-from mist_jax.physics.step import STEP_PARTS, step_time
 from mist_jax.physics.operators import OPERATORS
+from mist_jax.physics.step import STEP_PARTS, step_time
+from mist_jax.programs import compiled
 from mist_jax.queueing import steady
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Workload
@@ -24,7 +24,7 @@ MODELS = tuple(sorted(p.stem for p in (conf_dir() / "model").glob("*.yaml")))
 HARDWARE = tuple(sorted(p.stem for p in (conf_dir() / "hardware").glob("*.yaml")))
 
 
-@lru_cache(maxsize=None)
+@cache
 def spec(group: str, name: str) -> Any:
     """One option of `conf/`, validated."""
     classes = {"model": schema.ModelSpec, "hardware": schema.HardwareSpec, "engine": schema.EngineSpec}

@@ -60,3 +60,10 @@ def group_all_to_all(kern: Any, hw: Hardware, nbytes: Array, ranks: Array) -> tu
     seconds = k.all_to_all_time(kern.all_to_all, nbytes / outer, inner, *up)
     seconds += k.all_to_all_time(kern.all_to_all, nbytes, outer, *out)
     return seconds, (ranks - 1.0) / ranks * nbytes
+
+
+def group_send(kern: Any, hw: Hardware, nbytes: Array, beyond: Array) -> Array:
+    """Seconds to send `nbytes` from one chip to another, of which the share `beyond` leaves the domain."""
+    _, _, up, out = _levels(hw, jnp.asarray(2.0))
+    inside = k.p2p_time(kern.p2p, nbytes, *up)
+    return inside + beyond * (k.p2p_time(kern.p2p, nbytes, *out) - inside)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mist_jax.physics import kernels as k
-from mist_jax.physics.collectives import group_all_gather, group_all_reduce, group_all_to_all
+from mist_jax.physics.collectives import group_all_gather, group_all_reduce, group_all_to_all, group_send
 from mist_jax.physics.memory import replicated_kv_width
 from mist_jax.physics.resolve import Rated, ResolvedKernels, resolve
 from mist_jax.pytree import pytree
@@ -98,7 +98,7 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     kern, step = _kernels(system), system.calibration.step
     att = model.attention
     tp = par.tp
-    tokens = batch.prefill_tokens + batch.decode_seqs
+    tokens = batch.prefill_tokens + batch.decode_seqs * batch.decode_width
     softmax = 1.0 - att.is_recurrent
     wb, ab = model.attention_weight_bytes, model.activation_bytes
 
@@ -155,7 +155,7 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     decode_args = (batch.decode_seqs, seen, heads, decode_kv, qk, v, model.kv_bytes, None, window, att.is_mla)
     t_dec = k.attention_decode_time(decode.coef, decode.on(hw), *decode_args)
     attended = entries(batch.decode_context) * batch.decode_seqs
-    decode_flops = 2.0 * heads * (qk + v) * attended
+    decode_flops = 2.0 * heads * batch.decode_width * (qk + v) * attended
     decode_bytes = decode_kv * (qk + (1.0 - att.is_mla) * v) * attended * model.kv_bytes
     decode_bytes += batch.decode_seqs * heads * (qk + v) * ab
 
@@ -210,7 +210,7 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
 def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
     hw, model, par = system.hardware, system.model, system.parallel
     kern, step = _kernels(system), system.calibration.step
-    tokens = batch.prefill_tokens + batch.decode_seqs
+    tokens = batch.prefill_tokens + batch.decode_seqs * batch.decode_width
     ab = model.activation_bytes
     ups = model.ffn_matrices - 1.0
 
@@ -227,7 +227,7 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
             * jnp.where(
                 tokens > 0,
                 elements * model.ffn_weight_bytes
-                + tokens * (2.0 * model.hidden + model.ffn_matrices * share) * ab,
+                + tokens * (2.0 * model.hidden * (ffn > 0) + model.ffn_matrices * share) * ab,
                 0.0,
             ),
         )
@@ -295,7 +295,7 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
 def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     hw, model, par = system.hardware, system.model, system.parallel
     kern, step = _kernels(system), system.calibration.step
-    tokens = batch.prefill_tokens + batch.decode_seqs
+    tokens = batch.prefill_tokens + batch.decode_seqs * batch.decode_width
     layers = model.layers
     moe_layers = jnp.where(model.moe_layers > 0, model.moe_layers, 0.0)
 
@@ -323,10 +323,13 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     dispatch_sent = jnp.where(use_gather, 2.0 * gather_sent, to_all_sent)
     dispatch_layers = jnp.where(spread, moe_layers, 0.0)
 
-    send = k.p2p_time(kern.p2p, message / par.tp, hw.scale_up_bandwidth, hw.scale_up_latency)
+    # stages follow each other through the domains: (domains - 1) of the (pp - 1) borders lie between two domains
+    domains = par.tp * par.dp * par.pp / hw.scale_up_domain
+    borders = jnp.maximum(par.pp - 1.0, 1.0)
+    send = group_send(kern, hw, message / par.tp, jnp.clip((domains - 1.0) / borders, 0.0, 1.0))
     sends = jnp.where(tokens > 0, par.pp - 1.0, 0.0)
 
-    rows = batch.decode_seqs + batch.emitting_prefills
+    rows = batch.decode_seqs * batch.decode_width + batch.emitting_prefills
     vocab = model.vocab / par.tp
     head = _gemm(kern.wide_gemm, hw, rows, vocab, model.hidden, model.embedding_bytes, 2.0, 4.0)
     gather_logits, logits_sent = group_all_gather(kern, hw, rows * model.vocab * 2.0, par.tp)
