@@ -98,7 +98,9 @@ def test_little_law(policy):
     rng = np.random.default_rng(9)
     n = 2000
     trace = Trace(poisson(n, 8.0, rng), rng.integers(1, 800, n), rng.integers(1, 200, n))
-    engine = Engine(StepTable.linear(), 10**5, max_num_batched_tokens=1 << 20, max_num_seqs=400, policy=policy)
+    engine = Engine(
+        StepTable.linear(), 10**5, max_num_batched_tokens=1 << 20, max_num_seqs=400, policy=policy
+    )
     p = play(trace, engine, log=True)
     r = p.requests
     assert p.clients["batch_s"][0] == pytest.approx(np.sum(r["finish"] - r["scheduled"]), rel=1e-9)

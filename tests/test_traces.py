@@ -86,7 +86,9 @@ def test_small_formats(tmp_path):
     assert t.arrival_s.tolist() == [0, 1]
     assert t.measured["tpot_s"][0] == pytest.approx(0.03)
     f = tmp_path / "any.jsonl"
-    f.write_text('{"timestamp": 3, "input_tokens": 7, "output_tokens": 2, "session_id": "a"}\n{"timestamp": 4}\n')
+    f.write_text(
+        '{"timestamp": 3, "input_tokens": 7, "output_tokens": 2, "session_id": "a"}\n{"timestamp": 4}\n'
+    )
     t = read_jsonl(f)
     assert t.session.tolist() == [0, -1]
     assert np.isnan(t.prompt_tokens[1])
@@ -185,7 +187,9 @@ def test_metrics():
     assert np.all(p.ttft_s >= alone["ttft_s"] * (1 - 1e-9))
     assert np.median(p.ttft_s / alone["ttft_s"]) == pytest.approx(1.0)
     assert splitwise_met(p, alone)
-    assert {k: set(v) for k, v in splitwise_slo(p, alone).items()} == {k: set(v) for k, v in SPLITWISE.items()}
+    assert {k: set(v) for k, v in splitwise_slo(p, alone).items()} == {
+        k: set(v) for k, v in SPLITWISE.items()
+    }
     slo = Slo(ttft_s=float(np.median(p.ttft_s)))
     s = summarize(p, slo, power_w=(700.0, 100.0), usd_per_hour=3.0)
     assert meets(p, slo).mean() == s["slo_attainment"] == pytest.approx(0.5, abs=0.01)

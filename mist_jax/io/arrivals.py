@@ -57,7 +57,9 @@ def diurnal(n: int, rate: float, *, swing: float = 0.5, period_s: float = 86400.
     return np.maximum.accumulate(t)
 
 
-def lognormal_tokens(n: int, mean: float, cv: float, seed: Seed = 0, *, low: int = 1, high: int = 1 << 20) -> Array:
+def lognormal_tokens(
+    n: int, mean: float, cv: float, seed: Seed = 0, *, low: int = 1, high: int = 1 << 20
+) -> Array:
     """n lengths (tokens), log-normal with this mean and coefficient of variation, clipped to [low, high]."""
     _positive(mean=mean, cv=cv)
     s2 = np.log1p(cv**2)
@@ -76,7 +78,9 @@ def like(trace: Trace, n: int, rate: float | None = None, seed: Seed = 0) -> Tra
     span = float(np.ptp(trace.arrival_s))
     r = rate if rate is not None else (trace.size - 1) / span
     i = rng.integers(0, trace.size, n)
-    return Trace(poisson(n, r, rng), trace.prompt_tokens[i], trace.output_tokens[i], name=f"like {trace.name}")
+    return Trace(
+        poisson(n, r, rng), trace.prompt_tokens[i], trace.output_tokens[i], name=f"like {trace.name}"
+    )
 
 
 def synthetic(
@@ -123,7 +127,9 @@ def conversations(
     starts = poisson(sessions, rate, rng)
     k = np.maximum(np.asarray(turns(sessions, rng)).astype(int), 1)
     n = int(k.sum())
-    message, answer = (np.maximum(np.asarray(f(n, rng)).astype(np.int64), 1) for f in (message_tokens, answer_tokens))
+    message, answer = (
+        np.maximum(np.asarray(f(n, rng)).astype(np.int64), 1) for f in (message_tokens, answer_tokens)
+    )
     delay = np.asarray(think_s(n, rng), dtype=np.float64)
     session = np.repeat(np.arange(sessions), k)
     first = np.concatenate([[0], np.cumsum(k)[:-1]])

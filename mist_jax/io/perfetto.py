@@ -25,7 +25,11 @@ def timeline(p: Played, *, requests: bool = True) -> dict[str, Any]:
         events.append({"name": "thread_name", "ph": "M", "pid": c, "tid": 0, "args": {"name": "iterations"}})
     for e in p.steps:
         kind = "mixed" if e["prefill"] and e["decodes"] else "prefill" if e["prefill"] else "decode"
-        args = {"prefill_tokens": int(e["prefill"]), "decodes": int(e["decodes"]), "kv_blocks": int(e["blocks"])}
+        args = {
+            "prefill_tokens": int(e["prefill"]),
+            "decodes": int(e["decodes"]),
+            "kv_blocks": int(e["blocks"]),
+        }
         events.append(_span(kind, e["start"], e["end"], int(e["client"]), 0, args))
         events.append({"name": "kv_blocks", "ph": "C", "ts": e["start"] * 1e6, "pid": int(e["client"]),
                        "args": {"blocks": int(e["blocks"])}})  # fmt: skip
@@ -34,7 +38,11 @@ def timeline(p: Played, *, requests: bool = True) -> dict[str, Any]:
             if r["status"] != 0 or not np.isfinite(r["scheduled"]):
                 continue
             pid, tid = int(r["client"]), i + 1
-            args = {"prompt": int(r["prompt"]), "output": int(r["output"]), "preemptions": int(r["preemptions"])}
+            args = {
+                "prompt": int(r["prompt"]),
+                "output": int(r["output"]),
+                "preemptions": int(r["preemptions"]),
+            }
             events.append(_span("waiting", r["arrival"], r["scheduled"], pid, tid, args))
             events.append(_span("prefill", r["scheduled"], r["first"], pid, tid, args))
             events.append(_span("decode", r["first"], r["finish"], pid, tid, args))

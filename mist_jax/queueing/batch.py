@@ -15,14 +15,21 @@ from mist_jax.queueing.playback import Played, play
 from mist_jax.queueing.trace import Trace
 
 Array = np.ndarray
-Job = tuple[Trace, Engine | Sequence[Engine | Station]] | tuple[Trace, Engine | Sequence[Engine | Station], Router]
+Job = (
+    tuple[Trace, Engine | Sequence[Engine | Station]]
+    | tuple[Trace, Engine | Sequence[Engine | Station], Router]
+)
 
 
 def brief(p: Played) -> dict[str, float]:
     """The figures of one configuration that a search compares."""
     r = p.requests
     ok = (p.status == st.OK) & (r["output"] > 0)
-    out: dict[str, float] = {"served": float(ok.sum()), "end_s": p.end_s, "preemptions": float(r["preemptions"].sum())}
+    out: dict[str, float] = {
+        "served": float(ok.sum()),
+        "end_s": p.end_s,
+        "preemptions": float(r["preemptions"].sum()),
+    }
     for name, v in (("ttft", p.ttft_s), ("tpot", p.tpot_s), ("e2e", p.e2e_s)):
         v = v[ok & np.isfinite(v)]
         out[f"{name}_mean_s"] = float(v.mean()) if v.size else float("nan")

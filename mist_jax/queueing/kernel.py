@@ -20,7 +20,8 @@ SOURCES = (
 
 # error_model: a division by zero cannot happen where the kernels divide, and checking each one costs time.
 # Nothing but other kernels calls a kernel, so the wrappers that Python or C would call it by are left out.
-kernel: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+OPTIONS: Any = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+kernel: Any = njit(**OPTIONS)
 
 
 def source_stamp() -> int:

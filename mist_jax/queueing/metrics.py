@@ -168,8 +168,15 @@ def summarize(
     d = duration(p)
     r, c = p.requests, p.clients
     out: dict[str, Any] = {"requests": r.size, "served": int(ok.sum()), "duration_s": d}
-    out["refused"] = {st.STATUS[i]: int(n) for i, n in enumerate(np.bincount(p.status, minlength=7)) if i and n}
-    columns = {"ttft_s": p.ttft_s, "tpot_s": p.tpot_s, "e2e_s": p.e2e_s, "queue_s": r["scheduled"] - r["arrival"]}
+    out["refused"] = {
+        st.STATUS[i]: int(n) for i, n in enumerate(np.bincount(p.status, minlength=7)) if i and n
+    }
+    columns = {
+        "ttft_s": p.ttft_s,
+        "tpot_s": p.tpot_s,
+        "e2e_s": p.e2e_s,
+        "queue_s": r["scheduled"] - r["arrival"],
+    }
     for name, value in columns.items():
         v = value[ok & np.isfinite(value)]
         out[name] = {"mean": float(v.mean()) if v.size else float("nan")}
@@ -191,7 +198,9 @@ def summarize(
     looked = int(r["looked"].sum())
     if looked:
         hits = r["hits"].sum(axis=0) / looked
-        out["cache_hits"] = {"hbm": float(hits[0])} | {f"tier{i}": float(h) for i, h in enumerate(hits[1:], 1) if h}
+        out["cache_hits"] = {"hbm": float(hits[0])} | {
+            f"tier{i}": float(h) for i, h in enumerate(hits[1:], 1) if h
+        }
     n = int(engines.sum())
     if power_w is not None:
         busy = float(c["busy_s"][engines].sum())

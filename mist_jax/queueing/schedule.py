@@ -195,7 +195,10 @@ def _skip_decode(S, c, r):
 
 @kernel
 def _run_each(S, c, budget, kinds):
-    """One pass over the running requests in order, decodes (1), prompts (2) or both (3); returns (budget left, decodes, context, preempted)."""
+    """One pass over the running requests in order: decodes (1), prompts (2) or both (3).
+
+    Returns (budget left, decodes scheduled, what the skipped ones take from the context, preempted).
+    """
     k = clients(S)[c]
     count = 0
     context = 0
@@ -277,11 +280,10 @@ def run_running(S, c, budget):
 
 @kernel
 def admit(S, c, t, budget):
-    """Admit from the head of the waiting queue while budget, slots and blocks last; returns (budget,
-    admitted, context).
+    """Admit from the head of the waiting queue while budget, slots and blocks last.
 
-    Requests that come with their KV (from a prefill engine) decode at once where prompts and decodes mix;
-    `context` is their share of the step's.
+    Returns (budget left, admitted, context). Requests that come with their KV (from a prefill engine) decode at once
+    where prompts and decodes mix; `context` is their share of the step's.
     """
     k = clients(S)[c]
     whole = budget

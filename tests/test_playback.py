@@ -1,0 +1,126 @@
+"""Laws of the playback: conservation, limits, monotonicity, equal results whatever the way they are computed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mist_jax.io import arrivals as syn
+from mist_jax.io.perfetto import timeline, write_timeline
+from mist_jax.queueing.batch import brief, play_many
+from mist_jax.queueing.clients import Engine, Router
+from mist_jax.queueing.metrics import inter_token_latencies, kv_occupancy, summarize
+from mist_jax.queueing.playback import play
+from mist_jax.queueing.table import StepTable, octave_grid
+from mist_jax.queueing.trace import Trace
+
+TABLE = StepTable.linear()
+
+
+def workload(n=500, rate=5.0, seed=0):
+    rng = np.random.default_rng(seed)
+    return Trace(syn.poisson(n, rate, rng), rng.integers(1, 900, n), rng.integers(1, 200, n))
+
+
+def test_one_request_alone():
+    p = play(
+        Trace(np.zeros(1), np.array([1000]), np.array([3])), Engine(TABLE, 1000, max_num_batched_tokens=600)
+    )
+    prefill = TABLE.step_s([(600, 0)], 0, 0, 0) + TABLE.step_s([(400, 600)], 0, 0, 1)
+    assert p.ttft_s[0] == pytest.approx(prefill, rel=1e-12)
+    decode = TABLE.step_s([], 1, 1001, 1) + TABLE.step_s([], 1, 1002, 1)
+    assert p.e2e_s[0] == pytest.approx(prefill + decode, rel=1e-12)
+
+
+def test_every_token_is_accounted_for():
+    trace = workload()
+    p = play(trace, Engine(TABLE, 10**5), log=True)
+    assert p.steps["prefill"].sum() == trace.prompt_tokens.sum() == p.clients["prefilled"].sum()
+    assert p.steps["decodes"].sum() == (trace.output_tokens - 1).sum() == p.clients["decoded"].sum()
+    tight = play(trace, Engine(TABLE, 80), log=True)
+    assert tight.requests["preemptions"].sum() > 0
+    assert np.all(tight.status == 0)
+    # what was preempted is computed again
+    assert tight.steps["prefill"].sum() == tight.requests["computed_total"].sum() > trace.prompt_tokens.sum()
+    for q in (p, tight):
+        who, gap = inter_token_latencies(q)
+        assert gap.size == (trace.output_tokens - 1).sum()
+        assert np.all(gap > 0)
+        r = q.requests
+        np.testing.assert_allclose(np.bincount(who, gap, trace.size), r["finish"] - r["first"], atol=1e-9)
+        assert np.all(kv_occupancy(q)[1] <= 1)
+
+
+def test_a_log_changes_nothing():
+    trace = workload()
+    a, b = (
+        play(trace, Engine(TABLE, 300, count=3), Router("least_kv"), log=x).requests for x in (False, True)
+    )
+    assert a.tobytes() == b.tobytes()
+
+
+def test_more_of_everything_is_not_slower():
+    trace = workload(rate=12.0)
+    base = play(trace, Engine(TABLE, 400)).e2e_s.mean()
+    assert play(trace, Engine(TABLE, 4000)).e2e_s.mean() <= base
+    assert play(trace, Engine(TABLE, 400, count=2)).e2e_s.mean() < base
+    faster = StepTable.linear(overhead_s=4e-3, per_token_s=1.6e-5)
+    assert play(trace, Engine(faster, 400)).e2e_s.mean() < base
+
+
+def test_order_of_the_rows_does_not_matter():
+    trace = workload(200)
+    shuffle = np.random.default_rng(1).permutation(200)
+    mixed = Trace(trace.arrival_s[shuffle], trace.prompt_tokens[shuffle], trace.output_tokens[shuffle])
+    a, b = play(trace, Engine(TABLE, 200)), play(mixed, Engine(TABLE, 200))
+    np.testing.assert_array_equal(a.requests["finish"][shuffle], b.requests["finish"])
+
+
+def test_many_is_as_one_after_another():
+    jobs = [(workload(200, 5.0 + k), Engine(TABLE, 200 + 50 * k)) for k in range(6)]
+    assert play_many(jobs, workers=2) == [brief(play(*j)) for j in jobs]
+    assert play_many([]) == []
+
+
+def test_pipeline_stages_are_virtual_engines():
+    piped = StepTable.linear(pp=2)
+    a = play(workload(), Engine(piped, 400, max_num_seqs=64))
+    b = play(workload(), Engine(TABLE, 200, max_num_seqs=32, count=2))
+    np.testing.assert_array_equal(a.requests["finish"], b.requests["finish"])
+
+
+def test_a_long_log_is_not_cut():
+    trace = workload(3000)
+    p = play(trace, Engine(StepTable.linear(1e-4, 0.0, 0.0, 0.0, 0.0), 10**5), log=True)
+    assert p.steps.size == p.clients["steps"].sum() > 100_000
+
+
+def test_table_interpolates_linearly_and_goes_on():
+    grid = octave_grid(1, 1000, 8, zero=True)
+    assert grid[0] == 0
+    assert np.all(np.isin(np.arange(17), grid))
+    assert grid[-1] >= 1000
+    t = StepTable.linear(max_tokens=512, max_context=2048)
+    for n, past, d, ctx in ((100, 77, 3, 900.5), (5000, 9000, 2000, 50000.0)):
+        p = n * (past + n / 2) * 1e-9
+        want = 5e-3 + 2e-5 * (n + d) + 1e-5 * (d + 1) + p + 2e-8 * d * ctx
+        # the square of the chunk is the only term that is not bilinear; beyond the grid its slope is kept
+        assert t.step_s([(n, past)], d, ctx, d + 1) == pytest.approx(want, rel=3e-4 if n <= 512 else 0.2)
+    with pytest.raises(ValueError, match="increasing"):
+        StepTable(**{**{f: getattr(t, f) for f in t.__dataclass_fields__}, "seqs_grid": t.seqs_grid[::-1]})
+
+
+def test_timeline(tmp_path):
+    p = play(workload(30), Engine(TABLE, 1000, count=2), Router("round_robin"), log=True)
+    events = timeline(p)["traceEvents"]
+    spans = [e for e in events if e["ph"] == "X"]
+    assert sum(e["tid"] == 0 for e in spans) == p.steps.size
+    assert sum(e["name"] == "decode" and e["tid"] > 0 for e in spans) == 30
+    assert all(e["dur"] >= 0 for e in spans)
+    write_timeline(p, tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text())["displayTimeUnit"] == "ms"
+    with pytest.raises(ValueError, match="log=True"):
+        timeline(play(workload(3), Engine(TABLE, 1000)))
+    assert summarize(p)["served"] == 30
