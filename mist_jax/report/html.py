@@ -340,7 +340,7 @@ def _bars(values: xr.DataArray, dim: str, unit: str, sort: bool) -> str:
             f'<tr><td>{name}</td><td class="n">{amount}</td><td class="n">{q.percent(share)}</td>'
             f'<td class="b">{bar}</td></tr>'
         )
-    return f"<table><tbody>{''.join(rows)}</tbody></table>"
+    return f"<table class=bars><tbody>{''.join(rows)}</tbody></table>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

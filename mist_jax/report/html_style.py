@@ -55,9 +55,10 @@ footer { margin-top: 40px; padding-top: 8px; border-top: 1px solid var(--line); 
   body { font-size: 10.5pt; }
   main { max-width: none; padding: 0; }
   h2, h3 { break-after: avoid; }
-  tr, .card { break-inside: avoid; }
+  tr, .card, table.bars { break-inside: avoid; }
   .figures { grid-template-columns: 1fr 1fr; gap: 12px; }
-  pre { white-space: pre-wrap; font-size: 7.5pt; }
+  pre { white-space: pre-wrap; font-size: 7pt; columns: 2; }
+  summary { display: none; }
   .card, .bar { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 }
 """

@@ -87,14 +87,14 @@ def duration(seconds: Any) -> str:
     value = float(seconds)
     if not math.isfinite(value):
         return MISSING
-    size = abs(value)
+    # the largest value of a unit that does not round up to the next one
     for limit, factor, unit in (
-        (1e-3, 1e6, "us"),
-        (1.0, 1e3, "ms"),
+        (0.9995e-3, 1e6, "us"),
+        (0.9995, 1e3, "ms"),
         (120.0, 1.0, "s"),
         (7200.0, 1 / 60, "min"),
     ):
-        if size < limit:
+        if abs(value) < limit:
             return f"{number(value * factor)} {unit}" if value else "0 s"
     return f"{number(value / 3600)} h"
 
