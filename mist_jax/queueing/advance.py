@@ -8,7 +8,8 @@ import numpy as np
 from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.prefix_cache import release_blocks, take_blocks
 from mist_jax.queueing.queues import run_remove, timer_push
-from mist_jax.queueing.schedule import begin_step, computed_now, join_decode, leave_decode, log_segment
+from mist_jax.queueing.residence import computed_now, join_decode, leave_decode, log_segment
+from mist_jax.queueing.schedule import begin_step
 from mist_jax.queueing.state import (
     BLOCKED,
     DONE,

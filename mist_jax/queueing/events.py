@@ -17,8 +17,8 @@ from mist_jax.queueing.advance import advance, complete, finish
 from mist_jax.queueing.kernel import kernel, source_stamp
 from mist_jax.queueing.prefix_cache import release_blocks
 from mist_jax.queueing.queues import timer_drop, timer_push
+from mist_jax.queueing.residence import dequeue, enqueue
 from mist_jax.queueing.routing import refusal, route
-from mist_jax.queueing.schedule import dequeue, enqueue
 from mist_jax.queueing.state import (
     BATCH_END,
     FAIL,

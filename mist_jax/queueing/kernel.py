@@ -14,8 +14,8 @@ from typing import Any
 from numba import njit
 
 SOURCES = (
-    "advance", "events", "kernel", "prefix_cache", "queues", "routing", "schedule", "state", "stations", "table",
-    "transfer", "views",
+    "advance", "events", "kernel", "prefix_cache", "queues", "residence", "routing", "schedule", "state", "stations",
+    "table", "transfer", "views",
 )  # fmt: skip
 
 # error_model: a division by zero cannot happen where the kernels divide, and checking each one costs time.

@@ -3,10 +3,9 @@
 `play` takes the clients of a deployment and a trace, and returns what became of every request. The kernels
 are compiled by numba and see nothing but the arrays of `state.State`.
 
-Not modelled: attention-DP ranks running in lockstep (they are clients of their own here), the overlap of
-    pipeline
-stages within one batch (a table with pp > 1 becomes pp virtual engines, each with its share of memory and
-slots, as vLLM V0 did), the time to route, tokenise or stream.
+Not modelled: attention-DP ranks running in lockstep (they are clients of their own here), the overlap of pipeline
+stages within one batch (a table with pp > 1 becomes pp virtual engines, each with its share of memory and slots, as
+vLLM V0 did), the time to route, tokenise or stream.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@ needed, least recently released first, and within a request the end of the promp
 vLLM V1, vllm/v1/core/kv_cache_manager.py and block_pool.py). A unit computed twice at the same time is kept
 once (as SGLang's radix cache does; vLLM keeps both copies).
 
-Lower tiers hold copies: a computed unit is written to every tier of its client, a loaded one to the tiers
-    above
-the one it came from; each tier evicts its least recently written or read unit. Writes cost nothing here:
-they are asynchronous in the engines that offer them.
+Lower tiers hold copies: a computed unit is written to every tier of its client, a loaded one to the tiers above
+the one it came from; each tier evicts its least recently written or read unit. Writes cost nothing here: they
+are asynchronous in the engines that offer them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 
 from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.queues import timer_push
-from mist_jax.queueing.schedule import dequeue
+from mist_jax.queueing.residence import dequeue
 from mist_jax.queueing.state import BATCH_END, NONE, SERVED, WINDOW
 from mist_jax.queueing.views import clients, requests
 
