@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,9 @@ _LAYOUT: dict[str, Any] = {
 
 def _graph_objects() -> Any:
     try:
-        import plotly.graph_objects as go
+        return importlib.import_module("plotly.graph_objects")
     except ImportError:
         raise ConfigError("interactive pictures need plotly: pip install 'mist-jax[notebooks]'") from None
-    return go
 
 
 class Interactive:

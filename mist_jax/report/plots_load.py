@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def plot_load(
     *,
     variables: tuple[str, ...] = ("ttft_s", "tpot_s"),
     by: str | None = None,
-    slo: dict[str, float | None] | None = None,
+    slo: Mapping[str, float | None] | None = None,
     width: float = style.WIDTH,
 ) -> Figure:
     """Latency against load: the mean, and the percentiles and interval that the dataset has.

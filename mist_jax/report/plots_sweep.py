@@ -210,7 +210,9 @@ def plot_heatmap(
         best = np.nanargmin(shown) if variable in LESS_IS_BETTER else np.nanargmax(shown)
         i, j = np.unravel_index(best, shown.shape)
         ax.set_title(f"Framed: the {'lowest' if variable in LESS_IS_BETTER else 'highest'}", fontsize=8)
-        ax.add_patch(Rectangle((j, i), 1, 1, fill=False, edgecolor=style.COLORS[1], linewidth=2.2))
+        ax.add_patch(
+            Rectangle((float(j), float(i)), 1, 1, fill=False, edgecolor=style.COLORS[1], linewidth=2.2)
+        )
     ax.set_xlabel(q.axis_label(x, ds[x].attrs.get("units", "")))
     ax.set_ylabel(q.axis_label(y, ds[y].attrs.get("units", "")))
     fig.colorbar(mesh, ax=ax, label=q.axis_label(variable, ds[variable].attrs.get("units", "")))

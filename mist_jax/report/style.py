@@ -26,7 +26,7 @@ SEQUENTIAL = "viridis"
 #: inches: a picture is as wide as a text column on a phone and half a page on a desk
 WIDTH, HEIGHT = 4.4, 3.1
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.titlesize": 10.0,
