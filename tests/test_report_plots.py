@@ -62,7 +62,7 @@ def check(fig: Figure) -> None:
     labels = [label for ax in fig.axes for label in (ax.get_xlabel(), ax.get_ylabel()) if label]
     assert labels
     with_unit = re.compile(
-        r"\((s|ms|%|tok/s|requests|requests/s|FLOP/byte|FLOP/s per chip|bytes|count|USD|log scale)\)"
+        r"\((s|ms|%|tok/s|requests|requests/s|tokens|FLOP/byte|FLOP/s per chip|bytes|count|USD|log scale)\)"
     )
     countable = (
         "Request",
@@ -98,6 +98,24 @@ def test_roofline_is_labelled_and_bounded(scenario: mist.Scenario, monkeypatch: 
     title = fig.legends[0].get_title().get_text()
     assert "90 % of the prefill" in title
     assert "75 % of the decode" in title
+
+
+def test_large_sweeps_stay_small_and_legible() -> None:
+    """Points become pixels and ticks are thinned, however many there are."""
+    rng = np.random.default_rng(1)
+    dims = ("workload.rate", "workload.isl")
+    shape = (150, 120)
+    ds = xr.Dataset(
+        {
+            n: (dims, rng.random(shape) * 100)
+            for n in ("tokens_per_s_per_user", "output_tokens_per_s_per_chip")
+        },
+        coords={d: np.linspace(1000, 99999, n) for d, n in zip(dims, shape, strict=True)},
+    )
+    fig = plots.plot_pareto(ds)
+    check(fig)
+    assert len(style.svg(fig)) < 500_000
+    check(plots.plot_heatmap(ds))
 
 
 def test_operators_stay_under_the_roof(scenario: mist.Scenario) -> None:

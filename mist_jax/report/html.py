@@ -26,7 +26,7 @@ from mist_jax.schema import Scenario
 EVALUATION_CARDS = (
     "ttft_s", "tpot_s", "e2e_s", "tokens_per_s_per_user", "output_tokens_per_s", "output_tokens_per_s_per_chip",
     "cost_per_million_output_tokens_usd", "energy_per_output_token_j", "load", "kv_occupancy",
-    "flops_utilization", "bandwidth_utilization",
+    "flops_utilization", "bandwidth_utilization", "prefill_utilization", "transfer_s",
 )  # fmt: skip
 PLAY_CARDS = (
     "goodput_share", "goodput_per_s", "output_tokens_per_s", "cost_per_million_output_tokens_usd",
@@ -187,7 +187,7 @@ def _best_points(ds: xr.Dataset) -> str:
     everything = flatten(ds, *names, *extra)
     axes = [d for d in front.coords if d in ds.dims]
     rows = []
-    for i in range(front.sizes["point"]):
+    for i in range(0, front.sizes["point"], max(front.sizes["point"] // 15, 1)):
         point = front.isel(point=i)
         same = (
             np.all([everything[d].values == point[d].item() for d in axes], axis=0)
@@ -196,9 +196,8 @@ def _best_points(ds: xr.Dataset) -> str:
         )
         at = everything.isel(point=int(np.flatnonzero(same)[0]))
         rows.append([describe_point(ds, point), *(q.show(n, at[n].item()) for n in (*names, *extra))])
-    step = max(len(rows) // 15, 1)
     head = ["Deployment on the Pareto front", *(q.title(n) for n in (*names, *extra))]
-    return text + table(head, rows[::step])
+    return text + table(head, rows)
 
 
 def uncertainty(kind: str, ds: xr.Dataset, calibration: str = "unknown") -> str:

@@ -15,6 +15,11 @@ from mist_jax.report.style import Figure, panels, styled
 
 Array = np.ndarray
 
+#: points from which on a picture holds them as pixels: vectors would make megabytes
+MANY = 3000
+#: tick labels beside an axis of a heat map at most
+MOST_TICKS = 12
+
 #: variables of which less is better
 LESS_IS_BETTER = ("ttft_s", "tpot_s", "e2e_s", "step_s", "waiting", "power_w", "energy_per_output_token_j",
                   "cost_per_million_output_tokens_usd", "chips", "weights_bytes")  # fmt: skip
@@ -96,19 +101,19 @@ def plot_pareto(
     need(ds, x, y)
     flat, front = flatten(ds, x, y), pareto_front(ds, x, y)
     rows = min(labels, front.sizes["point"])
+    many = flat.sizes["point"] > MANY
     fig, ax = panels(width=width, height=3.3 + 0.15 * rows)
+    dots: dict[str, Any] = {"linewidths": 0, "alpha": 0.25 if many else 0.6, "rasterized": many}
     if by is None:
         ax.scatter(
-            q.scaled(x, flat[x]), q.scaled(y, flat[y]), s=9, color=style.COLORS[7], alpha=0.45, linewidths=0
+            q.scaled(x, flat[x]), q.scaled(y, flat[y]), s=4 if many else 9, color=style.COLORS[7], **dots
         )
     else:
         by = find_dim(ds, by)
         for k, value in enumerate(ds[by].values):
             at = flat[by].values == value
-            look = {"color": style.color(k), "marker": style.MARKERS[k % 8], "alpha": 0.6, "linewidths": 0}
-            ax.scatter(
-                q.scaled(x, flat[x][at]), q.scaled(y, flat[y][at]), s=14, label=text_of(by, value), **look
-            )
+            dots |= {"color": style.color(k), "marker": style.MARKERS[k % 8], "s": 5 if many else 14}
+            ax.scatter(q.scaled(x, flat[x][at]), q.scaled(y, flat[y][at]), label=text_of(by, value), **dots)
     fx, fy = q.scaled(x, front[x]), q.scaled(y, front[y])
     ax.plot(fx, fy, color=style.INK, linewidth=1.3, marker="o", markersize=3, label="Pareto front", zorder=3)
     ax.set_xlim(left=0)
@@ -122,7 +127,7 @@ def plot_pareto(
             str(n), (fx[i], fy[i]), xytext=(4, 4), textcoords="offset points", fontsize=8, fontweight="bold"
         )
         lines.append(f"{n}: {describe_point(ds, front.isel(point=int(i)))}")
-    ax.legend(loc="upper right")
+    fig.legend(loc="outside upper left", ncols=2)
     if lines:
         fig.supxlabel("\n".join(lines), fontsize=8, x=0.02, ha="left", multialignment="left")
     return fig
@@ -193,13 +198,14 @@ def plot_heatmap(
     )
     ax.patch.set(hatch="////", edgecolor="#bbbbbb", facecolor="white")
     ax.grid(visible=False)
-    ax.set_xticks(np.arange(columns) + 0.5, [tick_text(v) for v in part[x].values])
-    ax.set_yticks(np.arange(rows) + 0.5, [tick_text(v) for v in part[y].values])
-    if sum(len(tick_text(v)) + 2 for v in part[x].values) > 11 * width:
-        ax.tick_params(axis="x", labelrotation=90 if columns > 12 else 40)
-        if columns <= 12:
-            for label in ax.get_xticklabels():
-                label.set(ha="right", rotation_mode="anchor")
+    across, up = slice(None, None, -(-columns // MOST_TICKS)), slice(None, None, -(-rows // MOST_TICKS))
+    texts = [tick_text(v) for v in part[x].values[across]]
+    ax.set_xticks((np.arange(columns) + 0.5)[across], texts)
+    ax.set_yticks((np.arange(rows) + 0.5)[up], [tick_text(v) for v in part[y].values[up]])
+    if sum(len(t) + 2 for t in texts) > 9 * width:
+        ax.tick_params(axis="x", labelrotation=40)
+        for label in ax.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     if columns <= 8 and rows <= 14:
         for i, j in zip(*np.nonzero(np.isfinite(shown)), strict=True):
             tone = style.text_on(mesh.cmap(mesh.norm(shown[i, j])))
