@@ -1,0 +1,75 @@
+"""Requests per second of the exact playback: the Azure 2023 conversation trace through Llama-3.1-70B on 8 x H100.
+
+The baseline is the independent simulator of `tests/oracle`, which is written to be read, not to be fast, on the first
+requests of the same trace with the same step table. Cold start is a process of its own with an empty numba cache.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.measurement import Measurement, median_seconds
+
+ORACLE_REQUESTS = 300
+CONFIGURATIONS = 256
+
+
+def client(context: int, blocks: int = 86000):
+    """One engine with the step table of Llama-3.1-70B on 8 x H100."""
+    import mist_jax as mist
+    from mist_jax import build
+    from mist_jax.queueing.playback import Engine
+    from mist_jax.queueing.step_table import build_step_table
+
+    system = build.build_system(mist.load(["hardware=h100_sxm", "model=llama3_1_70b", "parallelism=tp8"]))
+    return Engine(build_step_table(system, max_context=context), kv_blocks=blocks, max_num_seqs=1024)
+
+
+def _import_and_play(cache: str) -> float:
+    code = (
+        "import numpy as np;from mist_jax.queueing.table import StepTable;"
+        "from mist_jax.queueing.playback import play_engine;"
+        "play_engine(StepTable.linear(),{'kv_blocks':1000},np.arange(9.0),np.full(9,50),np.full(9,5))"
+    )
+    start = time.perf_counter()
+    environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
+    return time.perf_counter() - start
+
+
+def measure() -> list[Measurement]:
+    """The whole trace, median of five; 256 configurations side by side; cold and warm start of a process."""
+    from mist_jax.io.trace_sources import open_trace
+    from mist_jax.queueing.batch import play_many
+    from mist_jax.queueing.clients import Router
+    from mist_jax.queueing.playback import play
+    from tests.oracle.simulator import simulate
+
+    trace, text = open_trace("azure_2023_conversation")
+    engine = client(int((trace.prompt_tokens + trace.output_tokens).max()))
+    seconds, best = median_seconds(lambda: play(trace, engine))
+    rate = trace.size / seconds
+    head = trace.head(ORACLE_REQUESTS)
+    start = time.perf_counter()
+    simulate(head, engine, Router())
+    naive = ORACLE_REQUESTS / (time.perf_counter() - start)
+    jobs = [(trace.at_rate(0.5 + i / CONFIGURATIONS), engine) for i in range(CONFIGURATIONS)]
+    start = time.perf_counter()
+    play_many(jobs)
+    many = CONFIGURATIONS * trace.size / (time.perf_counter() - start)
+    with tempfile.TemporaryDirectory() as cache:
+        cold, warm = _import_and_play(cache), _import_and_play(cache)
+    details = {
+        "trace": text,
+        "best": trace.size / best,
+        "requests": trace.size,
+        f"requests_per_s_{CONFIGURATIONS}_configurations": many,
+        "process_s_cold_cache": cold,
+        "process_s_warm_cache": warm,
+    }
+    baseline = f"tests/oracle, the first {ORACLE_REQUESTS} requests"
+    return [Measurement("playback_azure", rate, "requests/s", naive, baseline, rate / naive, details)]
