@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import numpy as np
 
+from mist_jax.io.arrivals import closed_loop, gamma, lognormal_tokens, poisson, synthetic
 from mist_jax.queueing.trace import Trace
 from mist_jax.schema import Scenario, WorkloadSpec
 
 
 def _lengths(rng: np.random.Generator, mean: float, cv: float, n: int) -> np.ndarray:
-    """Lognormal whole tokens with this mean and coefficient of variation (cv = 0: constant), at least 1."""
     if cv <= 0:
         return np.full(n, max(round(mean), 1), dtype=np.int64)
-    s = np.sqrt(np.log1p(cv**2))
-    return np.maximum(np.rint(rng.lognormal(np.log(mean) - 0.5 * s**2, s, n)), 1).astype(np.int64)
+    return lognormal_tokens(n, mean, cv, rng)
 
 
 def synthetic_trace(spec: WorkloadSpec, seed: int) -> Trace:
-    """Poisson or gamma arrivals, or a closed loop, with lognormal lengths; the same seed gives the same requests."""
-    rng = np.random.default_rng(seed)
-    n = int(spec.requests)
-    prompts = _lengths(rng, spec.isl, spec.isl_cv, n)
-    outputs = _lengths(rng, spec.osl, spec.osl_cv, n)
-    if spec.arrivals == "closed":
-        return Trace(np.zeros(n), prompts, outputs, closed_loop=min(int(spec.concurrency), n), name=spec.name)
-    cv = spec.burstiness if spec.arrivals == "gamma" else 1.0
-    shape = 1.0 / max(cv, 1e-3) ** 2
-    gaps = rng.gamma(shape, 1.0 / (spec.rate * shape), n)
-    return Trace(np.cumsum(gaps), prompts, outputs, name=spec.name)
+    """Poisson or gamma arrivals, or a closed loop, with lognormal lengths (constant where the coefficient of
+    variation is 0); the same seed gives the same requests."""
+
+    def arrivals(n: int, rng: np.random.Generator) -> np.ndarray:
+        if spec.arrivals == "closed":
+            return np.zeros(n)
+        if spec.arrivals == "gamma":
+            return gamma(n, spec.rate, max(spec.burstiness, 1e-3), rng)
+        return poisson(n, spec.rate, rng)
+
+    trace = synthetic(
+        int(spec.requests),
+        arrivals,
+        lambda n, rng: _lengths(rng, spec.isl, spec.isl_cv, n),
+        lambda n, rng: _lengths(rng, spec.osl, spec.osl_cv, n),
+        seed,
+        name=spec.name,
+    )
+    return closed_loop(trace, int(spec.concurrency)) if spec.arrivals == "closed" else trace
 
 
 def build_trace(scenario: Scenario) -> tuple[Trace, str]:

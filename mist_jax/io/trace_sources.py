@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mist_jax.errors import TraceError, nearest
+from mist_jax.io.arrivals import lognormal_tokens, poisson, synthetic
 from mist_jax.io.traces import read_trace
 from mist_jax.paths import cache_dir, data_dir
 from mist_jax.queueing.trace import Trace
@@ -90,10 +91,23 @@ def read_checked(path: Path) -> Trace:
         trace = read_trace(path)
     except TraceError:
         raise
-    except (OSError, ValueError, KeyError) as exc:
-        raise TraceError(f"workload.trace: {path}: {exc}") from None
+    except OSError as exc:
+        raise TraceError(f"workload.trace: cannot read {exc.filename or path}: {exc.strerror}") from None
+    except (ValueError, KeyError) as exc:
+        text = str(exc).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
+        raise TraceError(f"workload.trace: {path}: {text}") from None
     if trace.size == 0:
         raise TraceError(f"workload.trace: {path}: holds no requests")
+    # The playback marks bad requests and goes on; a file with any is more likely wrong as a whole.
+    for name in ("arrival_s", "prompt_tokens", "output_tokens"):
+        column = np.asarray(getattr(trace, name), dtype=np.float64)
+        bad = ~np.isfinite(column) | (column < 0)
+        if bad.any():
+            first = int(np.argmax(bad))
+            raise TraceError(
+                f"workload.trace: {path}: request {first + 1} of {trace.size} has {name} = {column[first]:g}, which is no "
+                f"number of at least 0 ({int(bad.sum())} such requests)"
+            )
     return trace
 
 
@@ -129,10 +143,14 @@ def _public(name: str, seed: int, offline: bool) -> tuple[Trace, str]:
 
 def synthetic_like(spec: PublicTrace, seed: int) -> Trace:
     """Poisson arrivals at the trace's rate; lognormal lengths with its means and spreads."""
-    rng = np.random.default_rng(seed)
-    arrival = np.cumsum(rng.exponential(1.0 / spec.rate, spec.requests))
-    lengths = [
-        np.maximum(np.rint(rng.lognormal(np.log(mean) - 0.5 * s**2, s, spec.requests)), 1).astype(np.int64)
-        for mean, s in (spec.prompt, spec.output)
-    ]
-    return Trace(arrival, lengths[0], lengths[1], name="synthetic")
+    def lengths(mean: float, spread: float):
+        return lambda n, rng: lognormal_tokens(n, mean, float(np.sqrt(np.expm1(spread**2))), rng)
+
+    return synthetic(
+        spec.requests,
+        lambda n, rng: poisson(n, spec.rate, rng),
+        lengths(*spec.prompt),
+        lengths(*spec.output),
+        seed,
+        name="synthetic",
+    )
