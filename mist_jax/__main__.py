@@ -20,9 +20,12 @@ def _job(config: DictConfig) -> Any:
 
     from mist_jax.application import run
 
-    mapping = OmegaConf.to_container(config, resolve=True)
     settings = HydraConfig.get()
-    return run(mapping, settings.runtime.output_dir, dict(settings.runtime.choices))  # type: ignore[arg-type]
+    try:
+        mapping = OmegaConf.to_container(config, resolve=True)
+        return run(mapping, settings.runtime.output_dir, dict(settings.runtime.choices))  # type: ignore[arg-type]
+    except ConfigError as exc:
+        _fail(str(exc))  # here, before Hydra adds a line of its own
 
 
 def main() -> None:

@@ -22,6 +22,10 @@ def load(overrides: Iterable[str] = (), *, config_dir: str | Path | None = None)
     Raises:
         ConfigError: an override that cannot be, with the key, the value, what is allowed and the nearest name.
     """
+    if isinstance(overrides, str):
+        raise ConfigError(
+            f"overrides: got the text {overrides!r}; expected a list such as ['hardware=h100_sxm']"
+        )
     return parse_scenario(compose_mapping(list(overrides), config_dir))
 
 
@@ -31,10 +35,6 @@ def compose_mapping(overrides: list[str], config_dir: str | Path | None = None) 
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    if isinstance(overrides, str):
-        raise ConfigError(
-            f"overrides: got the text {overrides!r}; expected a list such as ['hardware=h100_sxm']"
-        )
     extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir is not None else []
     state = GlobalHydra.instance()
     # Inside a running Hydra application the global state is taken: set ours for the moment, then put it back.
@@ -117,6 +117,9 @@ def set_path(mapping: dict[str, Any], path: str, value: Any) -> None:
 def explain(exc: Exception) -> str:
     """Hydra's complaint as one line that a person can act on."""
     text = str(exc).strip()
+    override = getattr(exc, "override", None)
+    if override is not None and str(override) not in text:
+        text = f"override '{override}': {text}"
     match = re.search(r"Could not find '([^']+)/([^'/]+)'", text) or re.search(
         r"In '[^']*': Could not find '([^']+)/([^'/]+)'", text
     )

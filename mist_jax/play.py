@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from mist_jax import build
-from mist_jax.errors import ConfigError
+from mist_jax.errors import ConfigError, TraceError
 from mist_jax.evaluate import describe, require_fit
 from mist_jax.programs import compiled
 from mist_jax.queueing import playback
@@ -56,6 +56,13 @@ def play(scenario: Scenario, trace: Trace | str | None = None) -> xr.Dataset:
         played = playback.play(trace, clients, links=links)
     except ValueError as exc:
         raise ConfigError(f"engine: {exc}") from None
+    if not (played.requests["status"] == st.OK).any():
+        counts = np.bincount(played.requests["status"], minlength=len(st.STATUS))
+        reasons = ", ".join(f"{n} {name}" for n, name in zip(counts, st.STATUS, strict=True) if n)
+        raise TraceError(
+            f"workload: none of the {trace.size} requests can be served ({reasons}); the context of "
+            f"{scenario.model.name} is {float(system.model.max_context):g} tokens"
+        )
     return to_dataset(scenario, played, system, text)
 
 

@@ -20,6 +20,13 @@ DIMENSIONS = {
     "count": ("", "8"),
 }
 
+#: What a dimension is called in messages, where that is not its name.
+NAMES = {d: d for d in DIMENSIONS} | {
+    "flops": "rate of arithmetic",
+    "bytes": "size in bytes",
+    "count": "plain number",
+}
+
 
 @lru_cache(maxsize=1)
 def _registry() -> Any:
@@ -41,10 +48,12 @@ def _parse(text: str, dimension: str) -> float:
     try:
         return float(_registry().Quantity(text).to(unit or "dimensionless").magnitude)
     except pint.DimensionalityError:
-        raise ConfigError(f"'{text}' is not a {dimension}; write it like '{example}'") from None
+        raise ConfigError(
+            f"got '{text}', which is not a {NAMES[dimension]}; write it like '{example}'"
+        ) from None
     except Exception as exc:  # pint raises many kinds, from tokenizer errors to UndefinedUnitError
         raise ConfigError(
-            f"cannot read '{text}' as a {dimension} ({exc}); write it like '{example}'"
+            f"got '{text}', which cannot be read as a {NAMES[dimension]} ({exc}); write it like '{example}'"
         ) from None
 
 
@@ -66,5 +75,5 @@ def to_si(value: Any, dimension: str) -> float:
     else:
         raise ConfigError(f"got {value!r}; expected a number or a quantity like '{DIMENSIONS[dimension][1]}'")
     if math.isnan(out):
-        raise ConfigError("is not a number (NaN)")
+        raise ConfigError(f"got {value!r}; expected a number, such as '{DIMENSIONS[dimension][1]}'")
     return out

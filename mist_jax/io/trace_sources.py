@@ -143,6 +143,7 @@ def _public(name: str, seed: int, offline: bool) -> tuple[Trace, str]:
 
 def synthetic_like(spec: PublicTrace, seed: int) -> Trace:
     """Poisson arrivals at the trace's rate; lognormal lengths with its means and spreads."""
+
     def lengths(mean: float, spread: float):
         return lambda n, rng: lognormal_tokens(n, mean, float(np.sqrt(np.expm1(spread**2))), rng)
 

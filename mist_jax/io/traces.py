@@ -76,7 +76,8 @@ def read_azure(path: PathLike) -> Trace:
     c = _columns(path, "TIMESTAMP", "ContextTokens", "GeneratedTokens")
     t = np.array([_seconds(x) for x in c["TIMESTAMP"]])
     p, o = (np.array([_number(x) for x in c[n]]) for n in ("ContextTokens", "GeneratedTokens"))
-    return Trace(t - np.nanmin(t) if t.size else t, p, o, name=Path(path).stem)
+    start = np.nanmin(t) if np.isfinite(t).any() else 0.0
+    return Trace(t - start, p, o, name=Path(path).stem)
 
 
 def read_burstgpt(path: PathLike, *, model: str | None = None, failures: bool = False) -> Trace:
@@ -93,7 +94,8 @@ def read_burstgpt(path: PathLike, *, model: str | None = None, failures: bool = 
     if model is not None:
         keep &= np.array(c["Model"]) == model
     t, p, o = t[keep], p[keep], o[keep]
-    return Trace(t - np.nanmin(t) if t.size else t, p, o, name=Path(path).stem)
+    start = np.nanmin(t) if np.isfinite(t).any() else 0.0
+    return Trace(t - start, p, o, name=Path(path).stem)
 
 
 def read_mooncake(path: PathLike, unit_tokens: int = 512) -> Trace:
