@@ -142,7 +142,8 @@ def memory_use(system: System) -> MemoryUse:
     weights = weight_bytes_per_chip(model, par)
     activations = activation_bytes(system)
     state = state_bytes(model) / (par.tp * par.pp)
-    budget = eng.memory_utilization * hw.memory_capacity - weights - activations - eng.reserve_bytes
+    free = eng.memory_utilization * hw.memory_capacity - weights - activations - eng.reserve_bytes
+    budget = jnp.where(free > 0, eng.kv_free_fraction, 1.0) * free
     att = model.attention
     main, index = _entry_bytes(model, par)
     entry = (main + index) / jnp.maximum(att.compress, 1.0)

@@ -18,6 +18,7 @@ from mist_jax.physics.memory import replicated_kv_width
 from mist_jax.physics.resolve import Rated, ResolvedKernels, resolve
 from mist_jax.pytree import pytree
 from mist_jax.system.batch import Batch
+from mist_jax.system.calibration import StepCoefficients
 from mist_jax.system.deployment import System
 from mist_jax.system.hardware import Hardware
 
@@ -40,12 +41,13 @@ OPERATORS = (
     "expert_dispatch",
     "pipeline_send",
     "lm_head",
+    "draft",
 )
 #: Operators whose time depends on the tokens of the iteration alone, see docs/architecture.md, "The step table".
 TOKEN_OPERATORS = tuple(
     o
     for o in OPERATORS
-    if o not in ("attention_prefill", "attention_decode", "attention_index", "recurrence", "lm_head")
+    if o not in ("attention_prefill", "attention_decode", "attention_index", "recurrence", "lm_head", "draft")
 )
 
 
@@ -75,7 +77,30 @@ def operator_costs(system: System, batch: Batch) -> dict[str, Cost]:
     out = _attention(system, batch)
     out.update(_feed_forward(system, batch))
     out.update(_rest(system, batch))
+    out["draft"] = _draft(system, batch, out)
     return {name: out[name] for name in OPERATORS}
+
+
+def _draft(system: System, batch: Batch, costs: dict[str, Cost]) -> Cost:
+    """Drafting for speculation: k passes through one layer (the model's mean) and the LM head."""
+    drafts = jnp.where(batch.decode_seqs > 0, system.engine.draft_tokens, 0.0)
+    layers = system.model.layers
+
+    def passes(field: str) -> Array:
+        each = [getattr(c, field) / (1.0 if o == "lm_head" else layers) for o, c in costs.items()]
+        return drafts * sum(each[1:], each[0])
+
+    seconds = system.calibration.step.draft_scale * passes("seconds")
+    return _cost(seconds, passes("flops"), passes("bytes"), passes("sent"))
+
+
+#: Tokens of an iteration at which half of `many_tokens_scale` applies.
+MANY_TOKENS = 1024.0
+
+
+def products_scale(step: StepCoefficients, tokens: Array) -> Array:
+    """Factor of an iteration on the kernels of products: c (1 + (m - 1) b / (b + 1024)) for b tokens."""
+    return step.compute_scale * (1.0 + (step.many_tokens_scale - 1.0) * tokens / (tokens + MANY_TOKENS))
 
 
 def _gemm(
@@ -118,7 +143,7 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     def linear(seconds: Array, elements: Array, moved: Array) -> Cost:
         """`moved`: elements read and written per token."""
         return _cost(
-            step.compute_scale * jnp.sum(att.layers * seconds),
+            products_scale(step, tokens) * jnp.sum(att.layers * seconds),
             jnp.sum(att.layers * 2.0 * tokens * elements),
             jnp.where(tokens > 0, jnp.sum(att.layers * (elements * wb + tokens * moved * ab)), 0.0),
         )
@@ -152,12 +177,13 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     # a kernel with a sliding window reads a little beyond it: it has to see the whole context
     seen = jnp.where(jnp.isfinite(att.cache_window), batch.decode_context, entries(batch.decode_context))
     qk, v = att.decode_qk_dim, att.decode_v_dim
-    decode_args = (batch.decode_seqs, seen, heads, decode_kv, qk, v, model.kv_bytes, None, window, att.is_mla)
+    queries = heads * batch.decode_width  # drafts to verify are further queries on the same keys
+    decode_args = (batch.decode_seqs, seen, queries, decode_kv, qk, v, model.kv_bytes, None, window, att.is_mla)
     t_dec = k.attention_decode_time(decode.coef, decode.on(hw), *decode_args)
     attended = entries(batch.decode_context) * batch.decode_seqs
-    decode_flops = 2.0 * heads * batch.decode_width * (qk + v) * attended
+    decode_flops = 2.0 * queries * (qk + v) * attended
     decode_bytes = decode_kv * (qk + (1.0 - att.is_mla) * v) * attended * model.kv_bytes
-    decode_bytes += batch.decode_seqs * heads * (qk + v) * ab
+    decode_bytes += batch.decode_seqs * queries * (qk + v) * ab
 
     # sparse attention scores every past token with a small indexer first (DeepSeek-V3.2 report, eq. 1)
     index_dim = att.index_elements
@@ -194,7 +220,7 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     return {
         "attention_in": linear(t_in, elements_in, moved_in),
         "attention_prefill": _cost(
-            scale * core(t_pre), core(prefill_flops), core(jnp.where(chunk > 0, prefill_bytes, 0.0))
+            step.prefill_attention_scale * core(t_pre), core(prefill_flops), core(jnp.where(chunk > 0, prefill_bytes, 0.0))
         ),
         "attention_decode": _cost(scale * core(t_dec), core(decode_flops), core(decode_bytes)),
         "attention_index": _cost(scale * total(t_index), total(index_flops), total(index_bytes)),
@@ -221,7 +247,7 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
         down = _gemm(kern.ffn_gemm, hw, tokens, model.hidden, share, *args)
         elements = model.ffn_matrices * model.hidden * share
         return _cost(
-            step.compute_scale * layers * (up + down),
+            products_scale(step, tokens) * layers * (up + down),
             layers * 2.0 * tokens * elements,
             layers
             * jnp.where(
@@ -281,7 +307,7 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
             ),
         ),
         "experts": _cost(
-            step.compute_scale * moe_layers * t_moe,
+            step.expert_scale * products_scale(step, everyone) / step.compute_scale * moe_layers * t_moe,
             moe_layers * 2.0 * routed * weights,
             moe_layers
             * (
@@ -337,7 +363,10 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     return {
         "elementwise": _cost(layers * elementwise, 0.0, layers * nbytes),
         "all_reduce": _cost(visible * reduces * reduce_layer, sent=reduces * reduce_sent),
-        "expert_dispatch": _cost(visible * dispatch_layers * dispatch, sent=dispatch_layers * dispatch_sent),
+        "expert_dispatch": _cost(
+            step.dispatch_scale * (1.0 - step.comm_overlap) * dispatch_layers * dispatch,
+            sent=dispatch_layers * dispatch_sent,
+        ),
         "pipeline_send": _cost(sends * send, sent=sends * message / par.tp),
         "lm_head": _cost(
             step.compute_scale * head + step.comm_scale * gather_logits,

@@ -38,7 +38,8 @@ def host_seconds(system: System, batch: Batch) -> Array:
     seqs = batch.decode_seqs + batch.prefill_seqs
     layers = system.model.layers * (step.layer_s + eng.eager * step.eager_layer_s)
     busy = batch.prefill_tokens + batch.decode_seqs > 0
-    return jnp.where(busy, step.host_s + step.host_per_seq_s * seqs + layers, 0.0)
+    prompts = jnp.where(batch.prefill_tokens > 0, step.prefill_host_s, 0.0)
+    return jnp.where(busy, step.host_s + prompts + step.host_per_seq_s * seqs + layers, 0.0)
 
 
 def step_time(system: System, batch: Batch) -> StepTime:

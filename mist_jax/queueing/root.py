@@ -16,8 +16,8 @@ Array = Any
 #: Points at which the times are worked out before the root is bracketed, and bisections between them.
 NODES = 5
 BISECTIONS = 24
-#: Newton steps with exact times after the bisection.
-POLISH = 3
+#: Secant steps with exact times after the bisection.
+POLISH = 4
 
 
 def solve_load(
@@ -28,8 +28,8 @@ def solve_load(
 ) -> tuple[Array, Array, Array]:
     """The n in (0, high] at which `excess(n, times)`, rising in n, is zero; `high` if it stays below.
 
-    `times` is worked out at `NODES` points and interpolated log-linearly for a bisection; `POLISH` Newton steps with
-    the exact times and the interpolated slope remove the interpolation error. The gradient is that of the root
+    `times` is worked out at `NODES` points and interpolated log-linearly for a bisection; `POLISH` secant steps with
+    the exact times, the first with the interpolated slope, remove the interpolation error. The gradient is that of the root
     (implicit differentiation, `jax.lax.custom_root`), not of the iteration.
 
     Args:
@@ -68,10 +68,18 @@ def solve_load(
         h = 0.01 * n
         slope = jnp.maximum((interpolated(n + h) - interpolated(n - h)) / (2.0 * h), 1e-30)
 
-        def polish(_: int, n: Array) -> Array:
-            return jnp.clip(n - f(n) / slope, 0.5 * n, jnp.minimum(2.0 * n, high))
+        def polish(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
+            n, last_n, last_f, slope = state
+            value = f(n)
+            run = n - last_n
+            moved = jnp.abs(run) > 1e-9 * n
+            secant = (value - last_f) / jnp.where(moved, run, 1.0)
+            # near saturation the curve is flat and bent: trust the secant, but only where it rises
+            slope = jnp.where(moved & (secant > 0.05 * slope), secant, slope)
+            following = jnp.clip(n - value / slope, 0.5 * n, jnp.minimum(2.0 * n, high))
+            return following, n, value, slope
 
-        return jax.lax.fori_loop(0, POLISH, polish, n)
+        return jax.lax.fori_loop(0, POLISH, polish, (n, n, jnp.zeros_like(n), slope))[0]
 
     n = jax.lax.custom_root(exact, high, root, lambda g, y: y / g(jnp.ones_like(y)))
     at_limit = jax.lax.stop_gradient(n >= high * (1.0 - 1e-6))

@@ -66,10 +66,13 @@ class Lane:
     system: System
     isl: Array  #: new prompt tokens (prefix hits taken off)
     past: Array  #: prompt tokens found in the prefix cache
-    steps: Array  #: decode iterations per request, OSL - 1
+    steps: Array  #: decode iterations per request, (OSL - 1) / tokens per iteration
+    gain: Array  #: tokens per decoding sequence and iteration (1 without speculation)
+    width: Array  #: tokens that a decoding sequence puts through the model
     context: Array  #: mean cached tokens of a decoding sequence
     limit: Array  #: sequences that may decode at once (max_num_seqs, KV)
     request_kv: Array  #: tokens of KV one request needs at its end
+    ahead: Array  #: prompts ahead of the mean request because a benchmark starts with all of them at once
 
 
 def make_lane(system: System, workload: Workload) -> Lane:
@@ -80,21 +83,42 @@ def make_lane(system: System, workload: Workload) -> Lane:
     system = resolve(system)
     hit = system.engine.prefix_hit_rate
     isl = jnp.maximum(workload.isl * (1.0 - hit), 1.0)
-    steps = jnp.maximum(workload.osl - 1.0, 1e-3)
+    step, engine = system.calibration.step, system.engine
+    gain = tokens_per_iteration(step.acceptance, step.acceptance_decay, engine.draft_tokens)
+    steps = jnp.maximum(workload.osl - 1.0, 1e-3) / gain
     context = workload.isl + 0.5 * workload.osl * (1.0 + workload.osl_cv**2)
     memory = memory_use(system)
     held = workload.isl + workload.osl
-    by_memory = safe_divide(memory.kv_tokens, context)
+    # a request is admitted when its whole length will fit (reservation; engines that preempt end up there too)
+    by_memory = safe_divide(memory.kv_tokens, held)
     limit = jnp.minimum(system.engine.max_num_seqs, by_memory) / system.parallel.pp
     return Lane(
         system=system,
         isl=isl,
         past=workload.isl * hit,
         steps=steps,
+        gain=gain,
+        width=1.0 + engine.draft_tokens,
         context=context,
         limit=jnp.maximum(limit, 1e-3),
         request_kv=held,
+        ahead=jnp.zeros_like(held),
     )
+
+
+#: Longest draft that `tokens_per_iteration` sums over.
+MAX_DRAFT = 8
+
+
+def tokens_per_iteration(acceptance: Array, decay: Array, drafts: Array) -> Array:
+    """E = 1 + sum_{m=1..k} prod_{j<=m} a rho^(j-1): tokens of one verified iteration; scalars.
+
+    Speculative decoding (Y. Leviathan et al., ICML 2023, eq. 1 is rho = 1) whose acceptance falls with the
+    position, as the acceptance curves of InferenceX do. k up to `MAX_DRAFT`, fractions interpolate.
+    """
+    m = jnp.arange(1, MAX_DRAFT + 1)
+    chain = jnp.exp(m * jnp.log(acceptance) + 0.5 * m * (m - 1.0) * jnp.log(decay))
+    return 1.0 + jnp.sum(chain * jnp.clip(drafts - (m - 1.0), 0.0, 1.0))
 
 
 def lanes_of(system: System, replicas: Array) -> Array:
@@ -105,13 +129,16 @@ def lanes_of(system: System, replicas: Array) -> Array:
 def _mixed(lane: Lane, m: Array, tokens: Array) -> Batch:
     """`m` decodes and `tokens` of prefill (0: an iteration of decoding alone)."""
     share = tokens / lane.isl
+    # engines that keep prompts apart insert an iteration of prefill alone
+    alone = jnp.where(tokens > 0, lane.system.engine.separate_prefill, 0.0)
     return Batch(
         prefill_tokens=tokens,
         prefill_seqs=jnp.where(tokens > 0, jnp.maximum(share, 1.0), 0.0),
         prefill_past=lane.past + 0.5 * jnp.maximum(lane.isl - tokens, 0.0),
-        decode_seqs=m,
+        decode_seqs=m * (1.0 - alone),
         decode_context=lane.context,
         emitting_prefills=share,
+        decode_width=lane.width,
     )
 
 
@@ -119,7 +146,8 @@ def chunk_tokens(lane: Lane, m: Array, others: Array) -> tuple[Array, Array, Arr
     """(budget for prefill, tokens of a mixed iteration, share of mixed iterations) at batch `m`, of which
     `others` decode besides the observer. The chunk grows from one prompt to the whole budget with the demand."""
     budget = lane.system.engine.max_num_batched_tokens
-    room = jnp.maximum(budget - m, 0.05 * budget)
+    used = m * lane.width * (1.0 - lane.system.engine.separate_prefill)
+    room = jnp.maximum(budget - used, 0.05 * budget)
     demand = lane.isl * others / lane.steps
     single = jnp.minimum(lane.isl, room)
     tokens = jnp.clip(demand, single, room)
@@ -132,7 +160,13 @@ def _times(lane: Lane, others: Array) -> Array:
     _, tokens, _ = chunk_tokens(lane, m, others)
     # one vectorized call for both: half the program to compile
     both = jax.vmap(lambda p: step_seconds(lane.system, _mixed(lane, m, p)))(jnp.stack([jnp.zeros_like(tokens), tokens]))
-    return jnp.stack([both[0], jnp.maximum(both[1], both[0])])
+    return _in_turn(lane, both)
+
+
+def _in_turn(lane: Lane, both: Array) -> Array:
+    """(decode, mixed) seconds; apart, an inserted iteration of prefill delays the decode iteration after it."""
+    after = lane.system.engine.separate_prefill * both[0]
+    return jnp.stack([both[0], jnp.maximum(both[1] + after, both[0])])
 
 
 def _flow(lane: Lane, n: Array, others: Array, times: Array, residual: Array) -> tuple[Array, Array, Array]:
@@ -146,10 +180,13 @@ def _flow(lane: Lane, n: Array, others: Array, times: Array, residual: Array) ->
     prefill = chunks * mixed + (jnp.ceil(chunks - 1e-9) - chunks) * decode
     service = mixed * lane.isl / tokens * jnp.minimum(tokens / room, 1.0)
     rho = jnp.clip(lane.isl * others / lane.steps / room, 0.0, 0.999)
-    wait = service * rho / (2.0 * (1.0 - rho))
+    wait = service * (rho / (2.0 * (1.0 - rho)) + lane.ahead)
     busy = jnp.minimum(others, 1.0)
-    start = residual * busy * mean
-    return mean, rate, lane.system.calibration.step.request_s + wait + start + prefill
+    step = lane.system.calibration.step
+    shared = jnp.where(lane.system.parallel.dp > 1.0, step.admission_steps_dp, 0.0)
+    start = jnp.maximum(residual + step.admission_steps - 1.0 + shared, 0.0) * busy * mean
+    outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
+    return mean, rate, outside + step.queue_scale * wait + start + prefill
 
 
 def closed_loop(system: System, workload: Workload, replicas: Array = 1.0) -> SteadyState:
@@ -166,7 +203,8 @@ def closed_loop(system: System, workload: Workload, replicas: Array = 1.0) -> St
     lane = make_lane(system, workload)
     lanes = lanes_of(system, replicas)
     clients = jnp.maximum(workload.concurrency / lanes, 1e-3)
-    lane = replace(lane, limit=jnp.minimum(lane.limit, clients))
+    ahead = workload.burst_share * 0.5 * jnp.maximum(jnp.minimum(lane.limit, clients) - 1.0, 0.0)
+    lane = replace(lane, limit=jnp.minimum(lane.limit, clients), ahead=ahead)
     seen = jnp.maximum(clients - 1.0, 0.0) / jnp.maximum(clients, 1.0)
 
     def others_of(n: Array) -> Array:
@@ -225,7 +263,7 @@ def _point(lane: Lane, n: Array, others: Array, residual: Array) -> _Point:
     m = 1.0 + others
     _, tokens, share = chunk_tokens(lane, m, others)
     both = jax.vmap(lambda p: step_time(lane.system, _mixed(lane, m, p)))(jnp.stack([jnp.zeros_like(tokens), tokens]))
-    times = jnp.stack([both.seconds[0], jnp.maximum(both.seconds[1], both.seconds[0])])
+    times = _in_turn(lane, both.seconds)
     mean, rate, ttft = _flow(lane, n, others, times, residual)
     step = jax.tree.map(lambda x: x[0] + share * (x[1] - x[0]), both)
     return _Point(n=n, share=share, mean=mean, rate=rate, ttft=ttft, step=step)
@@ -263,7 +301,7 @@ def _result(
     def good(x: Array) -> Array:
         return jnp.where(bad, jnp.nan, x)
 
-    tpot = point.mean
+    tpot = point.mean / lane.gain
     return SteadyState(
         ttft=good(ttft),
         tpot=good(tpot),

@@ -153,7 +153,8 @@ def _disaggregated(
     pool = prefill_pool(prefill, workload, prefill_replicas)
     nbytes = kv_bytes_total(lane.system.model, workload.isl)
     layers = lane.system.model.layers
-    request = prefill.calibration.step.request_s
+    outside = prefill.calibration.step
+    request = outside.request_s + outside.prompt_token_s * workload.isl
 
     def ttft_at(rate: Array) -> tuple[Array, ...]:
         wait, run, busy = _prefill_latency(pool, rate)

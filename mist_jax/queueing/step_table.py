@@ -107,6 +107,6 @@ def build_step_table(
         decode_context_grid=ctx,
         decode_s=t_d,
         overhead_s=float(system.calibration.step.host_s),
-        prefill_floor_s=float(floor),
+        prefill_floor_s=float(floor) + float(system.calibration.step.prefill_host_s),
         pp=int(float(system.parallel.pp)),
     )

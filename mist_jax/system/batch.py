@@ -23,6 +23,8 @@ class Batch:
     decode_seqs: Array  #: sequences that decode one token
     decode_context: Array  #: mean tokens in their KV cache
     emitting_prefills: Array  #: prompts that finish in this iteration and emit their first token
+    #: tokens that each decoding sequence puts through the model: 1, and with speculation the drafts to verify
+    decode_width: Array = 1.0
 
 
 def decode_batch(seqs: Array, context: Array) -> Batch:

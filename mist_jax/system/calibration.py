@@ -20,17 +20,27 @@ class StepCoefficients:
 
     host_s: Array  #: s per iteration that the host does not hide (scheduling, input preparation, sampling)
     host_per_seq_s: Array  #: s per sequence in the iteration (bookkeeping, detokenization back-pressure)
+    prefill_host_s: Array  #: s added to an iteration that holds prompts (not captured in a graph)
     layer_s: Array  #: s per layer of gaps between kernels inside a captured graph
     eager_layer_s: Array  #: s per layer added when kernels are launched one by one
     floor_scale: Array  #: share of a microbenchmark's launch floor that remains inside an engine iteration
-    compute_scale: (
-        Array  #: multiplies kernel time of linear layers and experts (>= 1: slower than the microbenchmark)
-    )
-    attention_scale: Array  #: multiplies kernel time of attention
-    comm_scale: Array  #: multiplies collective time
+    compute_scale: Array  #: multiplies kernel time of dense products (1: as in the microbenchmark)
+    expert_scale: Array  #: multiplies kernel time of routed experts
+    attention_scale: Array  #: multiplies kernel time of attention in decoding
+    prefill_attention_scale: Array  #: multiplies kernel time of attention over prompts
+    many_tokens_scale: Array  #: further factor on products and experts of iterations with thousands of tokens
+    comm_scale: Array  #: multiplies the time of all-reduces
+    dispatch_scale: Array  #: multiplies the time to exchange tokens between expert-parallel ranks
     comm_overlap: Array  #: share of collective time hidden behind compute, 0 to 1
-    request_s: Array  #: s per request outside of iterations, before the first token (HTTP, tokenizing, queue hand-over)
     imbalance: Array  #: busiest expert-parallel rank over the mean
+    request_s: Array  #: s per request outside of iterations, before the first token (HTTP, queue hand-over)
+    prompt_token_s: Array  #: s per prompt token outside of iterations (tokenizing, copying)
+    admission_steps: Array  #: iterations until the scheduler looks at a new request
+    admission_steps_dp: Array  #: further ones with attention DP (prompts wait until all ranks have some)
+    queue_scale: Array  #: multiplies the wait for other prompts
+    acceptance: Array  #: probability that the first drafted token is accepted
+    acceptance_decay: Array  #: factor on it from one drafted position to the next
+    draft_scale: Array  #: time of drafting one token over one decoder layer and the LM head
 
 
 @pytree
@@ -47,18 +57,31 @@ def default_step_coefficients() -> StepCoefficients:
 
     host_s and host_per_seq_s: order of the per-step CPU time that simulators found missing against vLLM
     (BLIS and LLMServingSim discussions; 1 to 3 ms a step at 100 sequences). imbalance: DeepSeek-V3 technical
-    report (arXiv 2412.19437) balances to near 1; 1.2 leaves room for unbalanced batches.
+    report (arXiv 2412.19437) balances to near 1; 1.2 leaves room for unbalanced batches. acceptance and its
+    decay: InferenceX acceptance curves of multi-token prediction (0.79 to 0.92, 0.75 to 0.95).
     """
     return StepCoefficients(
         host_s=1.0e-3,
         host_per_seq_s=5e-6,
+        prefill_host_s=2e-3,
         layer_s=4e-6,
         eager_layer_s=40e-6,
         floor_scale=0.5,
         compute_scale=1.0,
+        expert_scale=1.0,
         attention_scale=1.0,
+        prefill_attention_scale=1.0,
+        many_tokens_scale=1.0,
         comm_scale=1.0,
+        dispatch_scale=1.0,
         comm_overlap=0.0,
-        request_s=5e-3,
         imbalance=1.2,
+        request_s=5e-3,
+        prompt_token_s=0.0,
+        admission_steps=1.0,
+        admission_steps_dp=0.0,
+        queue_scale=1.0,
+        acceptance=0.84,
+        acceptance_decay=0.9,
+        draft_scale=1.0,
     )

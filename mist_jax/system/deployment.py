@@ -44,3 +44,5 @@ class Workload:
     rate: Array  #: requests/s offered (open loop), whole deployment
     isl_cv: Array  #: coefficient of variation of the prompt length
     osl_cv: Array  #: coefficient of variation of the answer length
+    #: share of the requests that a closed-loop benchmark sends all at once at its start (1 / rounds; 0: none)
+    burst_share: Array = 0.0

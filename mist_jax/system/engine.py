@@ -25,3 +25,9 @@ class Engine:
     )
     eager: Array  #: 1.0 = kernels launched one by one, 0.0 = captured graphs for decode iterations
     prefix_hit_rate: Array  #: fraction of prompt tokens found in the prefix cache
+    draft_tokens: Array = 0.0  #: tokens drafted per sequence and iteration (speculative decoding; 0: none)
+    #: 1.0 = an iteration holds prompts or decodes, never both (SGLang without mixed chunks)
+    separate_prefill: Array = 0.0
+    #: share of the memory that is left after weights and reserves which the KV cache may take (TensorRT-LLM's
+    #: free_gpu_memory_fraction; vLLM and SGLang bound the whole instead: 1.0)
+    kv_free_fraction: Array = 1.0
