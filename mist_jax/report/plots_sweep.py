@@ -203,9 +203,12 @@ def plot_heatmap(
     ax.set_xticks((np.arange(columns) + 0.5)[across], texts)
     ax.set_yticks((np.arange(rows) + 0.5)[up], [tick_text(v) for v in part[y].values[up]])
     if sum(len(t) + 2 for t in texts) > 9 * width:
-        ax.tick_params(axis="x", labelrotation=40)
-        for label in ax.get_xticklabels():
-            label.set(ha="right", rotation_mode="anchor")
+        if len(texts) > 5:
+            ax.tick_params(axis="x", labelrotation=90)
+        else:
+            ax.tick_params(axis="x", labelrotation=40)
+            for label in ax.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
     if columns <= 8 and rows <= 14:
         for i, j in zip(*np.nonzero(np.isfinite(shown)), strict=True):
             tone = style.text_on(mesh.cmap(mesh.norm(shown[i, j])))
