@@ -210,7 +210,7 @@ def _from_table(table: pd.DataFrame, about: dict[str, Any]) -> xr.Dataset:
     def values(column: str, dims: list[str], dtype: str) -> np.ndarray:
         block = table[column].to_numpy().reshape(shape)
         pick = tuple(slice(None) if d in dims else 0 for d in rows)
-        out = block[pick].astype(dtype)
+        out = np.asarray(block[pick]).astype(dtype)
         kept = [d for d in rows if d in dims]
         return out.transpose([kept.index(d) for d in dims if d in kept])
 
