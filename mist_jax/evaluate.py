@@ -69,6 +69,10 @@ def evaluate(scenario: Scenario) -> xr.Dataset:
     Raises:
         ConfigError: the description cannot be, or the model does not fit (the message says by how much).
     """
+    if scenario.pipeline.stages:
+        from mist_jax.pipelines.evaluated import evaluate_pipeline
+
+        return evaluate_pipeline(scenario)
     with jax.enable_x64(True):
         if scenario.prefill is not None:
             from mist_jax.evaluate_disaggregated import evaluate_disaggregated
@@ -106,20 +110,32 @@ def require_fit(scenario: Scenario, memory: MemoryUse, where: str = "") -> None:
         )
 
 
-def to_dataset(scenario: Scenario, state: steady.SteadyState, memory: MemoryUse) -> xr.Dataset:
-    """The labelled result of one pool."""
-    spec, par = scenario.workload, scenario.parallelism
-    chips = build.chips(par) * par.replicas
-    lanes = par.replicas * par.dp * par.pp
-    out_rate = state.rate * spec.osl
+def figures(
+    state: steady.SteadyState,
+    memory: MemoryUse,
+    *,
+    isl: Any,
+    osl: Any,
+    chips: Any,
+    lanes: Any,
+    usd_per_s: Any,
+    kv_blocks: Any = None,
+) -> dict[str, Any]:
+    """The `VARIABLES` of one pool from its steady state; plain arithmetic, so that sweeps trace the same formulas.
+
+    Args:
+        isl, osl: mean tokens. chips, lanes: of the whole deployment. usd_per_s: rent of one chip, $/s.
+        kv_blocks: number of KV blocks where the description gives it, else those that memory leaves.
+    """
+    out_rate = state.rate * osl
     power = state.power.sum()
-    values = {
+    return {
         "ttft_s": state.ttft,
         "tpot_s": state.tpot,
         "e2e_s": state.e2e,
         "request_rate": state.rate,
         "output_tokens_per_s": out_rate,
-        "total_tokens_per_s": state.rate * (spec.osl + spec.isl),
+        "total_tokens_per_s": state.rate * (osl + isl),
         "output_tokens_per_s_per_chip": out_rate / chips,
         "tokens_per_s_per_user": 1.0 / state.tpot,
         "running": state.running * lanes,
@@ -132,29 +148,32 @@ def to_dataset(scenario: Scenario, state: steady.SteadyState, memory: MemoryUse)
         "bandwidth_utilization": state.bandwidth_utilization,
         "power_w": power,
         "energy_per_output_token_j": power * chips / out_rate,
-        "cost_per_million_output_tokens_usd": scenario.hardware.price.usd_per_hour
-        * chips
-        / 3600.0
-        / out_rate
-        * 1e6,
+        "cost_per_million_output_tokens_usd": usd_per_s * chips / out_rate * 1e6,
         "chips": chips,
         "weights_bytes": memory.weights,
         "kv_budget_bytes": memory.kv_budget,
-        "kv_blocks": scenario.engine.num_gpu_blocks or memory.kv_blocks,
+        "kv_blocks": memory.kv_blocks if kv_blocks is None else kv_blocks,
         "kv_tokens": memory.kv_tokens,
         "status": state.status,
     }
+
+
+def to_dataset(scenario: Scenario, state: steady.SteadyState, memory: MemoryUse) -> xr.Dataset:
+    """The labelled result of one pool."""
+    spec, par = scenario.workload, scenario.parallelism
+    values = figures(
+        state,
+        memory,
+        isl=spec.isl,
+        osl=spec.osl,
+        chips=build.chips(par) * par.replicas,
+        lanes=par.replicas * par.dp * par.pp,
+        usd_per_s=scenario.hardware.price.usd_per_hour / build.HOUR,
+        kv_blocks=scenario.engine.num_gpu_blocks,
+    )
     ds = labelled(values)
-    ds["breakdown_s"] = (
-        "part",
-        np.asarray(state.breakdown),
-        {"units": "s", "long_name": "mean iteration by operator"},
-    )
-    ds["power_share_w"] = (
-        "share",
-        np.asarray(state.power),
-        {"units": "W", "long_name": "power of a chip by cause"},
-    )
+    ds["breakdown_s"] = ("part", np.asarray(state.breakdown), {"units": "s", "long_name": "mean iteration by operator"})
+    ds["power_share_w"] = ("share", np.asarray(state.power), {"units": "W", "long_name": "power of a chip by cause"})
     ds = ds.assign_coords(part=list(STEP_PARTS), share=list(ENERGY_SHARES))
     ds.attrs.update(describe(scenario), status=Status(int(state.status)).text)
     return ds

@@ -233,6 +233,19 @@ class SLOSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class PipelineSpec:
+    """The stages of a request and the clients they run on (`mist_jax.pipelines`); no stages: prefill and decode."""
+
+    name: str = "chat"
+    clients: dict = dataclasses.field(default_factory=dict)
+    stages: dict = dataclasses.field(default_factory=dict)
+    loops: dict = dataclasses.field(default_factory=dict)
+    answer: str | None = None  # stage whose first token counts for TTFT; default: the last LLM call
+    query_tokens: float | None = number(None, low=1)  # of the question inside the prompt; default: the whole prompt
+    images: float = number(0.0)  # per request
+
+
+@dataclasses.dataclass(frozen=True)
 class Scenario:
     """Everything that is needed to evaluate, play, sweep or search one deployment."""
 
@@ -244,7 +257,7 @@ class Scenario:
     slo: SLOSpec = SLOSpec()
     prefill: PoolSpec | None = None
     transfer: TransferSpec = TransferSpec()
-    pipeline: dict = dataclasses.field(default_factory=dict)
+    pipeline: PipelineSpec = PipelineSpec()
     calibration: str = "default"  # default | none | path of a calibration file
     seed: int = 0
     #: the composed mapping it came from: what sweeps override and reports show
@@ -321,7 +334,7 @@ def _expected(hint: Any, metadata: Mapping[str, Any]) -> str:
     if "dimension" in metadata:
         from mist_jax.units import DIMENSIONS
 
-        return f"a {metadata['dimension']} such as {DIMENSIONS[metadata['dimension']][1]}"
+        return f"a number or a quantity such as {DIMENSIONS[metadata['dimension']][1]}"
     return {bool: "true or false", int: "a whole number", str: "text"}.get(hint, "a section")
 
 

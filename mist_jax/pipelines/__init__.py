@@ -1,0 +1,1 @@
+"""Pipelines: a request as a directed acyclic graph of stages over clients, in steady state and played."""
