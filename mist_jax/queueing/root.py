@@ -17,7 +17,7 @@ Array = Any
 NODES = 5
 BISECTIONS = 24
 #: Secant steps with exact times after the bisection.
-POLISH = 4
+POLISH = 5
 
 
 def solve_load(

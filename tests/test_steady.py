@@ -1,0 +1,206 @@
+"""Laws of the steady state: no-load limits, Little's law, monotony, capacity, conservation of work."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from programs import HARDWARE, MODELS, closed, make_batch, make_system, make_workload, opened, step
+
+from mist_jax.errors import Status
+from mist_jax.programs import compiled
+from mist_jax.pytree import replace
+from mist_jax.queueing import steady
+
+FAMILIES = (
+    ("llama3_1_8b", {}),
+    ("llama3_1_70b", {"tp": 8}),
+    ("llama3_1_70b", {"tp": 8, "pp": 2}),
+    ("qwen3_30b_a3b", {"tp": 2}),
+    ("deepseek_v3", {"dp": 16, "ep": 16}),
+    ("qwen3_5_35b_a3b", {"tp": 2}),
+)
+
+
+def chips(system) -> float:
+    par = system.parallel
+    return float(par.tp * par.pp * par.dp)
+
+
+def lanes(system) -> float:
+    return float(system.parallel.dp * system.parallel.pp)
+
+
+@pytest.mark.parametrize(("model", "parallel"), FAMILIES)
+def test_no_load_is_one_request_alone(model: str, parallel: dict) -> None:
+    """TTFT = request overhead + its prefill iteration, TPOT = decode of one sequence at its mean context."""
+    system = make_system(model, **parallel)
+    workload = make_workload(isl=1000, osl=200, concurrency=lanes(system), rate=1e-7)
+    # the prompt is prefilled beside the place that it decodes in itself: at most one decoding token more
+    prefill = float(step(system, make_batch(prefill=1000, decode=1, context=1100)).seconds)
+    alone = float(step(system, make_batch(prefill=1000)).seconds)
+    decode = float(step(system, make_batch(decode=1, context=1100)).seconds)
+    request = float(system.calibration.step.request_s)
+    for state in (closed(system, workload, 1.0), opened(system, workload, 1.0)):
+        assert int(state.status) == Status.OK
+        assert float(state.tpot) == pytest.approx(decode, rel=2e-3)
+        assert alone + request <= float(state.ttft) <= (prefill + request) * 1.001
+        assert float(state.ttft) == pytest.approx(alone + request, rel=0.03)
+        assert float(state.e2e) == pytest.approx(float(state.ttft) + 199 * float(state.tpot), rel=1e-12)
+
+
+@pytest.mark.parametrize(("model", "parallel"), FAMILIES)
+@pytest.mark.parametrize("users", [1, 7, 64, 400, 5000])
+def test_littles_law(model: str, parallel: dict, users: int) -> None:
+    """Requests in flight = rate x time in the system = those that decode + those that wait for a first token."""
+    system = make_system(model, **parallel)
+    concurrency = users * lanes(system)
+    state = closed(system, make_workload(isl=500, osl=100, concurrency=concurrency), 1.0)
+    assert float(state.rate) * float(state.e2e) == pytest.approx(concurrency, rel=1e-6)
+    in_flight = (float(state.running) + float(state.waiting)) * lanes(system)
+    assert in_flight == pytest.approx(concurrency, rel=1e-6)
+
+
+@pytest.mark.parametrize(("model", "parallel"), FAMILIES)
+def test_more_users_more_throughput_slower_tokens(model: str, parallel: dict) -> None:
+    system = make_system(model, **parallel)
+    states = [
+        closed(system, make_workload(concurrency=c * lanes(system)), 1.0)
+        for c in (1, 2, 4, 8, 16, 32, 64, 128)
+    ]
+    for name in ("rate", "tpot", "ttft", "kv_occupancy"):
+        values = [float(getattr(s, name)) for s in states]
+        assert values == sorted(values), name
+
+
+@pytest.mark.parametrize(("model", "parallel"), FAMILIES)
+def test_higher_rate_slower_answers(model: str, parallel: dict) -> None:
+    system = make_system(model, **parallel)
+    top = float(opened(system, make_workload(rate=1.0), 1.0).load)
+    states = [opened(system, make_workload(rate=x / top), 1.0) for x in (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97)]
+    for name in ("tpot", "ttft", "load", "running"):
+        values = [float(getattr(s, name)) for s in states]
+        assert values == sorted(values), name
+
+
+@pytest.mark.parametrize(("model", "parallel"), FAMILIES)
+@pytest.mark.parametrize("name", ["memory_bandwidth", "peak_flops", "scale_up_bandwidth", "memory_capacity"])
+def test_faster_chips_serve_no_worse(model: str, parallel: dict, name: str) -> None:
+    system = make_system(model, **parallel)
+    chip = replace(system.hardware, **{name: np.asarray(getattr(system.hardware, name) * 1.5)})
+    better = replace(system, hardware=chip)
+    for users in (1, 30, 300):
+        workload = make_workload(concurrency=users * lanes(system))
+        before, after = (closed(s, workload, 1.0) for s in (system, better))
+        assert float(after.rate) >= float(before.rate) * (1 - 1e-6), users
+
+
+@pytest.mark.parametrize(("model", "parallel"), FAMILIES)
+def test_offered_rate_is_served_below_capacity_and_refused_above(model: str, parallel: dict) -> None:
+    system = make_system(model, **parallel)
+    capacity = 1.0 / float(opened(system, make_workload(rate=1.0), 1.0).load)
+    below = opened(system, make_workload(rate=0.95 * capacity), 1.0)
+    assert int(below.status) == Status.OK
+    assert float(below.rate) == pytest.approx(0.95 * capacity, rel=1e-4)
+    above = opened(system, make_workload(rate=1.05 * capacity), 1.0)
+    assert int(above.status) == Status.UNSTABLE
+    assert float(above.load) == pytest.approx(1.05, rel=1e-6)
+    assert float(above.rate) <= capacity * (1 + 1e-6)
+    # no number of users gets more out of it
+    crowd = closed(system, make_workload(concurrency=1e6), 1.0)
+    assert float(crowd.rate) == pytest.approx(capacity, rel=0.02)
+
+
+@pytest.mark.parametrize(("model", "parallel"), FAMILIES)
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_closed_and_open_loop_agree(model: str, parallel: dict, share: float) -> None:
+    """The rate of a closed loop of many users, offered open, gives nearly the same decoding batch and TPOT."""
+    system = make_system(model, **parallel)
+    capacity = 1.0 / float(opened(system, make_workload(rate=1.0), 1.0).load)
+    start = opened(system, make_workload(rate=share * capacity), 1.0)
+    users = float(start.running + start.waiting) * lanes(system)
+    loop = closed(system, make_workload(concurrency=users), 1.0)
+    assert float(loop.rate) == pytest.approx(share * capacity, rel=0.06)
+    assert float(loop.tpot) == pytest.approx(float(start.tpot), rel=0.06)
+
+
+@pytest.mark.parametrize(("model", "parallel"), FAMILIES)
+def test_work_is_conserved(model: str, parallel: dict) -> None:
+    """FLOPs that the chips do a second = rate x FLOPs of a request (prefill + every decode step)."""
+    system = make_system(model, **parallel)
+    isl, osl, users = 1000, 101, 200
+    state = closed(system, make_workload(isl=isl, osl=osl, concurrency=users * lanes(system)), 1.0)
+    done = float(state.flops_utilization) * float(system.hardware.peak_flops[1]) * chips(system)
+    # FLOPs of a rank's batch: x tp chips x pp stages; the experts of all ranks are in every chip's share
+    per_rank = float(system.parallel.tp * system.parallel.pp)
+    prefill = float(step(system, make_batch(prefill=isl)).flops.sum()) * per_rank
+    decode = float(step(system, make_batch(decode=1, context=isl + osl / 2)).flops.sum()) * per_rank
+    assert done == pytest.approx(float(state.rate) * (prefill + (osl - 1) * decode), rel=0.03)
+
+
+def test_replicas_share_the_load() -> None:
+    system = make_system("llama3_1_8b")
+    one = closed(system, make_workload(concurrency=20), 1.0)
+    four = closed(system, make_workload(concurrency=80), 4.0)
+    assert float(four.rate) == pytest.approx(4 * float(one.rate), rel=1e-9)
+    assert float(four.tpot) == pytest.approx(float(one.tpot), rel=1e-9)
+
+
+def test_sequences_beyond_the_limit_wait() -> None:
+    """max_num_seqs = 8 with 64 users: 8 decode at once, and the rest waits for its first token."""
+    system = make_system("llama3_1_8b", max_num_seqs=8)
+    state = closed(system, make_workload(isl=500, osl=300, concurrency=64), 1.0)
+    assert float(state.running) == pytest.approx(8, rel=1e-9)
+    assert float(state.waiting) == pytest.approx(56, rel=1e-6)
+
+
+def test_kv_memory_limits_the_batch() -> None:
+    """A chip with memory for few long requests: what decodes holds no more than the cache."""
+    system = make_system("llama3_1_8b", "l4")
+    state = closed(system, make_workload(isl=6000, osl=500, concurrency=100), 1.0)
+    assert 0.9 < float(state.kv_occupancy) <= 1.001
+    assert float(state.running) < 20
+    assert float(state.ttft) > 10 * float(
+        closed(system, make_workload(isl=6000, osl=500, concurrency=1), 1.0).ttft
+    )
+
+
+@pytest.mark.parametrize(
+    ("system", "workload", "status"),
+    [
+        (lambda: make_system("llama3_1_70b"), {}, Status.OUT_OF_MEMORY),
+        (lambda: make_system("llama3_1_8b", "l4"), {"isl": 60000}, Status.KV_TOO_SMALL),
+        (lambda: make_system("mixtral_8x7b", tp=8), {"isl": 40000}, Status.CONTEXT_TOO_LONG),
+    ],
+)
+def test_what_cannot_be_gets_a_code_and_no_numbers(system, workload: dict, status: Status) -> None:
+    for program in (closed, opened):
+        state = program(system(), make_workload(**workload), 1.0)
+        assert int(state.status) == status
+        assert np.isnan(state.ttft)
+        assert np.isnan(state.rate)
+
+
+def test_one_program_serves_all_models_and_chips() -> None:
+    for model in MODELS:
+        for hardware in ("h100_sxm", "tpu_v5e"):
+            closed(make_system(model, hardware), make_workload(), 1.0)
+            opened(make_system(model, hardware), make_workload(), 1.0)
+    for hardware in HARDWARE:
+        state = closed(make_system("qwen3_0_6b", hardware), make_workload(), 1.0)
+        assert int(state.status) == Status.OK, hardware
+        assert np.isfinite(float(state.tpot)), hardware
+    assert closed.traces == 1
+    assert opened.traces == 1
+
+
+def test_vmap_equals_loop() -> None:
+    systems = [make_system(m, **p) for m, p in FAMILIES]
+    workloads = [make_workload(concurrency=10 * (i + 1), isl=300 * (i + 1)) for i in range(len(systems))]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *zip(systems, workloads, strict=True))
+    together = compiled(jax.vmap(lambda s, w: steady.closed_loop(s, w, 1.0)))(*stacked)
+    for i, (system, workload) in enumerate(zip(systems, workloads, strict=True)):
+        alone = closed(system, workload, 1.0)
+        for name in ("ttft", "tpot", "rate", "running", "breakdown", "power"):
+            got = np.asarray(getattr(together, name))[i]
+            np.testing.assert_allclose(got, getattr(alone, name), rtol=1e-8, atol=1e-15, err_msg=name)
