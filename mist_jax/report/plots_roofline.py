@@ -81,10 +81,10 @@ def plot_roofline(
     seqs = max(seqs, 1.0)
     chunk = min(work.isl, scenario.engine.max_num_batched_tokens) if chunk is None else chunk
     points = operator_points(scenario, seqs, work.isl + 0.5 * work.osl, chunk)
-    fig, ax = panels(width=width, height=4.1)
     names = list(
         dict.fromkeys(o for phase in points.values() for o, (_, flops, _) in phase.items() if flops > 0)
     )
+    fig, ax = panels(width=width, height=3.3 + 0.17 * -(-(len(names) + 4) // 2))
     covered = {}
     everything = []
     for phase, operators in points.items():
@@ -95,7 +95,7 @@ def plot_roofline(
                 continue
             k = names.index(name)
             look = {
-                "marker": style.MARKERS[k % 8],
+                "marker": _marker(k),
                 "s": 22 + 160 * seconds / total,
                 "linewidths": 1.2,
                 "zorder": 3,
@@ -106,9 +106,7 @@ def plot_roofline(
             )
             everything.append((flops / nbytes, flops / seconds))
     for k, name in enumerate(names):
-        ax.plot(
-            [], [], marker=style.MARKERS[k % 8], linestyle="none", color=style.color(k), label=q.words(name)
-        )
+        ax.plot([], [], marker=_marker(k), linestyle="none", color=style.color(k), label=q.words(name))
     _roofs(ax, scenario.hardware, everything)
     ax.set_xlabel("Arithmetic intensity (FLOP/byte)")
     ax.set_ylabel("Achieved (FLOP/s per chip)")
@@ -120,6 +118,11 @@ def plot_roofline(
     )
     fig.legend(loc="outside lower left", ncols=2, title=note, title_fontsize=8, alignment="left")
     return fig
+
+
+def _marker(index: int) -> str:
+    """A marker that differs from that of the operator with the same colour."""
+    return style.MARKERS[(index + index // len(style.COLORS)) % len(style.MARKERS)]
 
 
 def _roofs(ax: Any, hardware: HardwareSpec, points: list[tuple[float, float]]) -> None:
