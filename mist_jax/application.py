@@ -14,6 +14,7 @@ from mist_jax.schema import parse_scenario
 MODES: dict[str, str] = {
     "evaluate": "mist_jax.application:run_evaluate",
     "play": "mist_jax.application:run_play",
+    "compare": "mist_jax.compare:run_compare",
 }
 RESULT = "result.nc"
 
@@ -69,11 +70,13 @@ def run_evaluate(mapping: dict[str, Any], out: Path) -> Any:
     scenario = parse_scenario(mapping)
     start_jax()
     from mist_jax.evaluate import evaluate
+    from mist_jax.pipelines.tables import print_stages
     from mist_jax.report.tables import print_evaluation
 
     result = evaluate(scenario)
     write(result, out, mapping)
     print_evaluation(scenario, result)
+    print_stages(result)
     if _wants_plots(mapping):
         from mist_jax.report.plots import plot_breakdown, save
 
@@ -87,12 +90,14 @@ def run_play(mapping: dict[str, Any], out: Path) -> Any:
     """mode=play: a trace, request by request."""
     scenario = parse_scenario(mapping)
     start_jax()
+    from mist_jax.pipelines.tables import print_stages
     from mist_jax.play import play
     from mist_jax.report.tables import print_play
 
     result = play(scenario)
     write(result, out, mapping)
     print_play(scenario, result)
+    print_stages(result)
     if _wants_plots(mapping):
         from mist_jax.report.plots import plot_latency_cdf, plot_timeline, save
 

@@ -50,6 +50,10 @@ def play(scenario: Scenario, trace: Trace | str | None = None) -> xr.Dataset:
         trace, text = open_trace(trace, seed=scenario.seed)
     elif trace is None:
         trace, text = build_trace(scenario)
+    if scenario.pipeline.stages:
+        from mist_jax.pipelines.play_result import play_pipeline
+
+        return play_pipeline(scenario, trace, text)
     with jax.enable_x64(True):
         clients, links, system = build_clients(scenario, trace)
     try:

@@ -146,8 +146,8 @@ def _dataset(
 
         _add_prefill_pool(ds, base, state)
     stage = _by_stage(model, times, path)
-    joules, dollars = stage["stage_energy_j"].sum(), _rent(model)
-    chips = _chips(model)
+    joules, dollars = stage["stage_energy_j"].sum(), rent_of(model)
+    chips = chips_of(model)
     out_rate = rate * osl
     override = {
         "ttft_s": ttft,
@@ -202,7 +202,7 @@ def pool_name(pipeline: Any, node: int) -> str:
     return pipeline.nodes[node].client
 
 
-def _chips(model: Model) -> float:
+def chips_of(model: Model) -> float:
     """Accelerator chips and CPU sockets of all clients, the prefill pool's included."""
     total = sum(c.chips * c.machines for c in model.pipeline.clients.values())
     if model.scenario.prefill is not None:
@@ -211,7 +211,7 @@ def _chips(model: Model) -> float:
     return total
 
 
-def _rent(model: Model) -> float:
+def rent_of(model: Model) -> float:
     """Dollars per second of all clients."""
     total = sum(c.usd_per_s for c in model.pipeline.clients.values())
     return total + _prefill_rent(model.scenario)

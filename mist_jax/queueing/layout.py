@@ -41,6 +41,7 @@ def request_records(trace: Trace, stations: set[int]) -> tuple[Array, Array]:
     rq["priority"] = 0.0 if trace.priority is None else trace.priority
     rq["work"] = 1.0 if trace.work is None else trace.work
     rq["delay"] = 0.0 if trace.delay_s is None else trace.delay_s
+    rq["cached"] = 0 if trace.cached is None else np.clip(_tokens(trace.cached)[0], 0, np.maximum(prompt - 1, 0))
     if not np.all(np.isfinite(rq["delay"]) & (rq["delay"] >= 0)):
         raise ValueError("Trace.delay_s holds negative or non-finite think times")
     for f in (

@@ -180,7 +180,7 @@ def admit(S, c, t, budget):
         q = requests(S)[r]
         ready = q.computed > 0
         units, cost = (0, 0) if ready else find_prefix(S, c, r)
-        have = units * k.unit_tokens
+        have = max(units * k.unit_tokens, min(np.int64(q.cached), np.int64(q.target) - 1))
         if ready:
             n = 1
             upto = q.computed + (1 if k.mix else 0)

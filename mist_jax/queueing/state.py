@@ -56,7 +56,7 @@ REQUEST = np.dtype(
     [
         # what it is
         ("arrival", "f8"), ("delay", "f8"), ("priority", "f8"), ("work", "f8"),
-        ("prompt", "i4"), ("output", "i4"), ("model", "i4"), ("session", "i4"),
+        ("prompt", "i4"), ("output", "i4"), ("model", "i4"), ("session", "i4"), ("cached", "i4"),
         ("units_at", "i8"), ("units", "i4"), ("parents", "i4"), ("children_at", "i4"), ("children", "i4"),
         # where it is
         ("state", "i1"), ("status", "i1"), ("client", "i4"), ("source", "i4"), ("limbo", "i4"),

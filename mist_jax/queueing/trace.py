@@ -25,6 +25,8 @@ class Trace:
         model: (n,) which model (or station) serves it. session: (n,) or -1. priority: (n,) smaller goes
             first.
         work: (n,) amount of work for a station.
+        cached: (n,) first tokens of the prompt whose KV the engine has (or is sent) when it admits the request; they
+            take memory but no prefill.
         edges: (m, 2) (parent, child): the child is released `delay_s` after the end of the last of its
             parents.
         delay_s: (n,) think time.
@@ -42,6 +44,7 @@ class Trace:
     session: Array | None = None
     priority: Array | None = None
     work: Array | None = None
+    cached: Array | None = None
     edges: Array | None = None
     delay_s: Array | None = None
     closed_loop: int = 0
@@ -60,6 +63,7 @@ class Trace:
             "session",
             "priority",
             "work",
+            "cached",
             "delay_s",
         ):
             v = getattr(self, f)
@@ -105,6 +109,7 @@ class Trace:
             "session",
             "priority",
             "work",
+            "cached",
             "delay_s",
         ):
             v = getattr(self, f)
