@@ -208,9 +208,10 @@ def _changes(scenario: Scenario, steady: xr.Dataset) -> Iterator[tuple[str, dict
     for seqs in (128, 256):
         if seqs < eng.max_num_seqs:
             yield f"no more than {seqs} sequences run at once", {"engine.max_num_seqs": seqs}
-    for share in (0.5, 0.25):
-        blocks = max(float(steady.kv_blocks) * share, 1.0)
-        yield f"the KV cache has {share:.0%} of the predicted blocks", {"engine.num_gpu_blocks": blocks}
+    for share in (0.5, 0.25):  # the playback takes num_gpu_blocks; the steady state derives them from memory
+        less = (1.0 - share) * float(steady.kv_budget_bytes) / scenario.hardware.memory.capacity
+        change = {"engine.memory_utilization": max(eng.memory_utilization - less, 0.01)}
+        yield f"the KV cache has {share:.0%} of the predicted size", change
     if eng.cuda_graphs:
         yield "kernels are launched one by one (eager mode)", {"engine.cuda_graphs": False}
     if getattr(eng, "draft_tokens", None) == 0:

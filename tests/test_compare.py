@@ -52,7 +52,7 @@ def test_a_run_as_predicted_has_ratio_one_and_nothing_to_explain(scenario):
             {"engine.prefix_hit_rate": 0.9, "workload.isl": 8192, "workload.osl": 64},
             "the prefix cache holds 90%",
         ),
-        ({"engine.num_gpu_blocks": 0.25}, "25% of the predicted blocks"),
+        ({"engine.memory_utilization": 0.25}, "25% of the predicted size"),
         ({"model.precision.weights": "fp8"}, "the weights are fp8"),
     ],
 )
@@ -60,8 +60,9 @@ def test_the_change_that_was_made_is_found_first(twist, words):
     twist = dict(twist)
     load = {k: twist.pop(k) for k in list(twist) if k.startswith("workload")} | {"workload.concurrency": 256}
     scenario = mist.with_overrides(mist.load(BASE), load)
-    if "engine.num_gpu_blocks" in twist:
-        twist["engine.num_gpu_blocks"] = 0.25 * float(mist.evaluate(scenario).kv_blocks)
+    if "engine.memory_utilization" in twist:  # a quarter of the KV cache
+        less = 0.75 * float(mist.evaluate(scenario).kv_budget_bytes) / scenario.hardware.memory.capacity
+        twist["engine.memory_utilization"] = scenario.engine.memory_utilization - less
     measured = mist.evaluate(mist.with_overrides(scenario, twist))
     spec = scenario.workload
     result = as_result(measured, concurrency=256, isl=spec.isl, osl=spec.osl, requests=2560)
