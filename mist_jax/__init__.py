@@ -13,6 +13,8 @@ Names are imported when first used, so that `import mist_jax` costs neither JAX 
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -22,6 +24,11 @@ _EXPORTS = {
     "with_overrides": "mist_jax.compose",
     "evaluate": "mist_jax.evaluate",
     "play": "mist_jax.play",
+    "sweep": "mist_jax.explore.sweep",
+    "search": "mist_jax.explore.search",
+    "SearchResult": "mist_jax.explore.search",
+    "pareto": "mist_jax.explore.pareto",
+    "recommend": "mist_jax.explore.recommend",
     "ConfigError": "mist_jax.errors",
     "TraceError": "mist_jax.errors",
     "Status": "mist_jax.errors",
@@ -33,15 +40,29 @@ if TYPE_CHECKING:
     from mist_jax.compose import load, with_overrides
     from mist_jax.errors import ConfigError, Status, TraceError
     from mist_jax.evaluate import evaluate
+    from mist_jax.explore.pareto import pareto
+    from mist_jax.explore.recommend import recommend
+    from mist_jax.explore.search import SearchResult, search
+    from mist_jax.explore.sweep import sweep
     from mist_jax.play import play
     from mist_jax.schema import Scenario
+
+
+class _Package(types.ModuleType):
+    """The package; importing the submodule `mist_jax.evaluate` must not hide the function `evaluate`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _EXPORTS and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'mist_jax' has no attribute {name!r}")
     value = getattr(importlib.import_module(_EXPORTS[name]), name)
-    # A submodule of the same name was just bound here by the import; the function must win.
     globals()[name] = value
     return value
 

@@ -57,8 +57,9 @@ def build_model(spec: ModelSpec) -> Model:
     from mist_jax.system import model_build
 
     if (spec.config is None) == (spec.architecture is None):
+        both = "both are given; set the other to null" if spec.config is not None else "both are null"
         raise ConfigError(
-            "model: give either `config` (path of a config.json) or `architecture` (its numbers)"
+            f"model: give either `config` (path of a config.json) or `architecture` (its numbers); {both}"
         )
     try:
         if spec.config is not None:
@@ -66,8 +67,10 @@ def build_model(spec: ModelSpec) -> Model:
         else:
             architecture = huggingface.architecture_from_mapping(spec.architecture or {})
             checkpoint = huggingface.CheckpointPrecision()
-    except ConfigError:
-        raise
+    except ConfigError as exc:
+        # the readers of models know their own part of the path
+        text = str(exc)
+        raise ConfigError(text if text.startswith("model") else f"model.{text}") from None
     except (OSError, ValueError) as exc:
         raise ConfigError(f"model: {exc}") from None
     return model_build.build_model(architecture, model_build.resolve_precision(checkpoint, spec.precision))
@@ -128,10 +131,12 @@ def build_engine(spec: EngineSpec) -> Engine:
     )
 
 
-def build_system(scenario: Scenario, pool: PoolSpec | None = None, where: str = "") -> System:
+def build_system(
+    scenario: Scenario, pool: PoolSpec | None = None, where: str = "", model: Model | None = None
+) -> System:
     """One replica of the scenario's (decode) pool, or of `pool`, calibrated.
 
-    Leaves are float64 NumPy scalars or arrays.
+    Leaves are float64 NumPy scalars or arrays. `model` is the built model where the caller has it already.
 
     Raises:
         ConfigError: see `build_model` and `build_parallel`.
@@ -139,7 +144,7 @@ def build_system(scenario: Scenario, pool: PoolSpec | None = None, where: str = 
     from mist_jax.calibrations import load_calibration
 
     part = pool or scenario
-    model = build_model(scenario.model)
+    model = build_model(scenario.model) if model is None else model
     system = System(
         hardware=build_hardware(part.hardware),
         model=model,

@@ -59,10 +59,40 @@ def evaluate_disaggregated(scenario: Scenario) -> xr.Dataset:
 def _add_prefill_pool(ds: xr.Dataset, scenario: Scenario, out: sd.Disaggregated) -> None:
     pool = scenario.prefill
     assert pool is not None
-    chips = build.chips(pool.parallelism) * pool.parallelism.replicas
-    decode_chips = float(ds.chips)
-    power = float(out.prefill_power_share.sum())
-    values = {
+    values = pool_figures(
+        {str(name): ds[name].values for name in ds.data_vars if ds[name].ndim == 0},
+        out,
+        chips=build.chips(pool.parallelism) * pool.parallelism.replicas,
+        usd_per_s=scenario.hardware.price.usd_per_hour / build.HOUR,
+        prefill_usd_per_s=pool.hardware.price.usd_per_hour / build.HOUR,
+    )
+    for name, value in values.items():
+        if name in POOL_VARIABLES:
+            units, text = POOL_VARIABLES[name]
+            ds[name] = ((), np.asarray(value), {"units": units, "long_name": text})
+        else:
+            ds[name] = ds[name].copy(data=np.asarray(value))
+    ds.attrs["prefill_hardware"] = pool.hardware.name
+    par = pool.parallelism
+    ds.attrs["prefill_parallelism"] = (
+        f"tp={par.tp:g} pp={par.pp:g} dp={par.dp:g} ep={par.ep:g} replicas={par.replicas:g}"
+    )
+
+
+def pool_figures(
+    values: dict[str, Any], out: sd.Disaggregated, *, chips: Any, usd_per_s: Any, prefill_usd_per_s: Any
+) -> dict[str, Any]:
+    """The `POOL_VARIABLES`, and those of `values` (the decode pool's) that count both pools.
+
+    Args:
+        values: `evaluate.figures` of the decode pool. chips: of the prefill pool. usd_per_s, prefill_usd_per_s:
+            rent of one chip of either pool, $/s.
+    """
+    power = out.prefill_power_share.sum()
+    decode_chips, tokens = values["chips"], values["output_tokens_per_s"]
+    dollars = usd_per_s * decode_chips + prefill_usd_per_s * chips
+    watts = values["power_w"] * decode_chips + power * chips
+    return {
         "prefill_utilization": out.prefill_utilization,
         "prefill_wait_s": out.prefill_wait,
         "prefill_s": out.prefill_seconds,
@@ -70,25 +100,8 @@ def _add_prefill_pool(ds: xr.Dataset, scenario: Scenario, out: sd.Disaggregated)
         "transfer_utilization": out.transfer_utilization,
         "prefill_power_w": power,
         "prefill_chips": chips,
+        "chips": decode_chips + chips,
+        "output_tokens_per_s_per_chip": tokens / (decode_chips + chips),
+        "cost_per_million_output_tokens_usd": dollars / tokens * 1e6,
+        "energy_per_output_token_j": watts / tokens,
     }
-    for name, value in values.items():
-        units, text = POOL_VARIABLES[name]
-        ds[name] = ((), np.asarray(value), {"units": units, "long_name": text})
-    tokens = float(ds.output_tokens_per_s)
-    dollars = (
-        scenario.hardware.price.usd_per_hour * decode_chips + pool.hardware.price.usd_per_hour * chips
-    ) / 3600.0
-    watts = float(ds.power_w) * decode_chips + power * chips
-    ds["chips"] = ds.chips.copy(data=decode_chips + chips)
-    ds["output_tokens_per_s_per_chip"] = ds.output_tokens_per_s_per_chip.copy(
-        data=tokens / (decode_chips + chips)
-    )
-    ds["cost_per_million_output_tokens_usd"] = ds.cost_per_million_output_tokens_usd.copy(
-        data=dollars / tokens * 1e6
-    )
-    ds["energy_per_output_token_j"] = ds.energy_per_output_token_j.copy(data=watts / tokens)
-    ds.attrs["prefill_hardware"] = pool.hardware.name
-    par = pool.parallelism
-    ds.attrs["prefill_parallelism"] = (
-        f"tp={par.tp:g} pp={par.pp:g} dp={par.dp:g} ep={par.ep:g} replicas={par.replicas:g}"
-    )

@@ -1,0 +1,1 @@
+"""Design spaces: sweeps of a million deployments, gradient search, Pareto fronts, recommendations."""

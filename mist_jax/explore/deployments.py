@@ -1,0 +1,309 @@
+"""Deployments of a sweep as one table of numbers: built once per structural combination, then gathered.
+
+A `Deployment` is everything the steady state needs. Flattened to one vector it is a column of a table; groups of
+options, texts and numbers that change derived quantities make columns (`Structure`), plain numbers are written into
+their slot of a column (`SLOTS`), so that they never pass through the schema again.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import typing
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mist_jax import build, schema
+from mist_jax.compose import set_path
+from mist_jax.errors import ConfigError, Status
+from mist_jax.explore.axes import GROUPS, Axis, option_mapping
+from mist_jax.pytree import pytree
+from mist_jax.schema import Scenario
+from mist_jax.system.deployment import System, Transfer, Workload
+from mist_jax.system.hardware import COMPUTE_PRECISIONS
+
+Array = Any
+
+
+@pytree
+class Deployment:
+    """Pools, load and objective as leaves. `prefill` and `transfer` are None in an aggregated deployment."""
+
+    system: System
+    prefill: System | None
+    transfer: Transfer | None
+    workload: Workload
+    replicas: Array
+    prefill_replicas: Array
+    kv_blocks: Array  #: NaN: as many as memory leaves
+    slo: Array  #: [3] s, limits on TTFT, TPOT, E2E; inf: none
+
+
+#: "closed" or "open" load, and whether there is a prefill pool: what needs a program of its own.
+Kind = tuple[str, bool]
+
+
+def build_deployment(scenario: Scenario, model: Any = None) -> Deployment:
+    """The numbers of `scenario`.
+
+    Raises:
+        ConfigError: see `build.build_system`.
+    """
+    model = build.build_model(scenario.model) if model is None else model
+    pool, slo = scenario.prefill, scenario.slo
+    blocks = scenario.engine.num_gpu_blocks
+    return build.as_float64(
+        Deployment(
+            system=build.build_system(scenario, model=model),
+            prefill=None if pool is None else build.build_system(scenario, pool, "prefill.", model=model),
+            transfer=None if pool is None else build.build_transfer(scenario),
+            workload=build.build_workload(scenario),
+            replicas=scenario.parallelism.replicas,
+            prefill_replicas=1.0 if pool is None else pool.parallelism.replicas,
+            kv_blocks=np.nan if blocks is None else blocks,
+            slo=np.array([np.inf if v is None else v for v in (slo.ttft, slo.tpot, slo.e2e)]),
+        )
+    )
+
+
+def kind_of(scenario: Scenario) -> Kind:
+    """Which program evaluates `scenario`."""
+    return ("closed" if scenario.workload.arrivals == "closed" else "open", scenario.prefill is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where a dotted path's number goes: a leaf of `Deployment`, an element of it, and a factor.
+
+    `inner` slots leave kernels' coefficients and rates alone: load, lengths, engine settings, counts.
+    """
+
+    leaf: str
+    index: int = 0
+    scale: float = 1.0
+    inner: bool = False
+
+
+def _chip(path: str, where: str) -> dict[str, Slot]:
+    leaves = {
+        "units": "units",
+        "clock": "clock",
+        "memory.capacity": "memory_capacity",
+        "memory.bandwidth": "memory_bandwidth",
+        "cache.capacity": "cache_capacity",
+        "cache.bandwidth": "cache_bandwidth",
+        "scale_up.bandwidth": "scale_up_bandwidth",
+        "scale_up.latency": "scale_up_latency",
+        "scale_up.domain": "scale_up_domain",
+        "scale_out.bandwidth": "scale_out_bandwidth",
+        "scale_out.latency": "scale_out_latency",
+        "host.bandwidth": "host_bandwidth",
+        "host.latency": "host_latency",
+        "host.memory_capacity": "host_memory_capacity",
+        "host.memory_bandwidth": "host_memory_bandwidth",
+        "power.tdp": "tdp",
+        "power.idle": "idle_power",
+    }
+    out = {f"{path}.{k}": Slot(f"{where}.hardware.{v}") for k, v in leaves.items()}
+    for i, name in enumerate(COMPUTE_PRECISIONS):
+        out[f"{path}.peak.{name}"] = Slot(f"{where}.hardware.peak_flops", i)
+    out[f"{path}.price.usd_per_hour"] = Slot(f"{where}.hardware.price", 0, 1.0 / build.HOUR, True)
+    return out
+
+
+def _settings(path: str, where: str) -> dict[str, Slot]:
+    names = ("max_num_batched_tokens", "max_num_seqs", "block_size", "memory_utilization", "prefix_hit_rate")
+    out = {f"{path}.{n}": Slot(f"{where}.engine.{n}", inner=True) for n in names}
+    out[f"{path}.reserve"] = Slot(f"{where}.engine.reserve_bytes", inner=True)
+    return out
+
+
+#: Dotted path → slot, for every number that is a leaf as it stands (up to a factor).
+SLOTS: dict[str, Slot] = {
+    **{
+        f"workload.{n}": Slot(f"workload.{n}", inner=True)
+        for n in ("isl", "osl", "isl_cv", "osl_cv", "concurrency", "rate")
+    },
+    **{f"slo.{n}": Slot("slo", i, inner=True) for i, n in enumerate(("ttft", "tpot", "e2e"))},
+    **{f"transfer.{n}": Slot(f"transfer.{n}") for n in ("bandwidth", "latency", "overlap")},
+    "parallelism.replicas": Slot("replicas", inner=True),
+    "prefill.parallelism.replicas": Slot("prefill_replicas", inner=True),
+    **_settings("engine", "system"),
+    **_settings("prefill.engine", "prefill"),
+    **_chip("hardware", "system"),
+    **_chip("prefill.hardware", "prefill"),
+}
+
+
+def is_direct(axis: Axis, scenario: Scenario) -> bool:
+    """Whether an axis is a plain number of the table for this scenario (else its values are built one by one)."""
+    if not axis.numeric or axis.name not in SLOTS:
+        return False
+    if axis.name.startswith(("prefill.", "transfer.")) and scenario.prefill is None:
+        return False
+    for prefix, chip in (
+        ("hardware.", scenario.hardware),
+        ("prefill.hardware.", scenario.prefill and scenario.prefill.hardware),
+    ):
+        if not axis.name.startswith(prefix):
+            continue
+        key = axis.name.removeprefix(prefix)
+        # a chip without a cache takes its memory for one
+        if key.startswith("memory.") and chip.cache is None:  # type: ignore[union-attr]
+            return False
+        # the default link of a KV transfer follows the NIC or the host link
+        if (
+            scenario.prefill is not None
+            and scenario.transfer.bandwidth is None
+            and key in ("scale_out.bandwidth", "host.bandwidth")
+        ):
+            return False
+    if axis.name.endswith("parallelism.replicas"):
+        return all(v == int(v) for v in axis.values)
+    return True
+
+
+class Layout:
+    """Names and places of the leaves in a column, for one kind of tree."""
+
+    def __init__(self, example: Deployment) -> None:
+        with_paths, self.tree = jax.tree_util.tree_flatten_with_path(example)
+        self.shapes = [np.shape(leaf) for _, leaf in with_paths]
+        sizes = [int(np.prod(s)) for s in self.shapes]
+        self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+        names = [".".join(str(getattr(p, "name", p)) for p in path) for path, _ in with_paths]
+        self.place = dict(zip(names, self.starts[:-1].tolist(), strict=True))
+
+    def rows(self, path: str) -> tuple[int, float]:
+        """Row of a dotted path's number in a column, and its factor."""
+        slot = SLOTS[path]
+        return self.place[slot.leaf] + slot.index, slot.scale
+
+    def unflatten(self, column: Array) -> Deployment:
+        """A `Deployment` from one column (traced)."""
+        leaves = [
+            column[a] if shape == () else column[a:b].reshape(shape)
+            for a, b, shape in zip(self.starts[:-1], self.starts[1:], self.shapes, strict=True)
+        ]
+        return jax.tree.unflatten(self.tree, leaves)
+
+
+class Structure:
+    """The structural combinations of a sweep, built once each.
+
+    Attributes:
+        columns: kind → [rows, combinations of that kind].
+        layouts: kind → `Layout`.
+        kind, column: per combination (C order over the structural axes) the kind's number in `kinds` (-1: could not
+            be built) and its column.
+        status: per combination; OK, BAD_PARALLELISM or INVALID.
+        problems: what the first few of those that could not be built said.
+    """
+
+    def __init__(
+        self, scenario: Scenario, axes: tuple[Axis, ...], config_dir: str | Path | None = None
+    ) -> None:
+        self.axes = axes
+        shape = tuple(a.size for a in axes)
+        total = int(np.prod(shape)) if shape else 1
+        self.kind = np.full(total, -1)
+        self.column = np.zeros(total, dtype=np.int64)
+        self.status = np.zeros(total, dtype=np.int8)
+        self.kinds: list[Kind] = []
+        self.layouts: dict[Kind, Layout] = {}
+        self.problems: list[str] = []
+        columns: dict[Kind, list[np.ndarray]] = {}
+        sections = _Sections(scenario, axes, config_dir)
+        for number, index in enumerate(itertools.product(*(range(n) for n in shape))):
+            try:
+                combination = sections.scenario(index)
+                model = sections.model(index, combination)
+                kind = kind_of(combination)
+            except ConfigError as exc:
+                self._fail(number, Status.INVALID, str(exc))
+                continue
+            try:
+                build.build_parallel(combination.parallelism, model)
+                if combination.prefill is not None:
+                    build.build_parallel(combination.prefill.parallelism, model, "prefill.parallelism")
+            except ConfigError as exc:
+                self._fail(number, Status.BAD_PARALLELISM, str(exc))
+                continue
+            try:
+                deployment = build_deployment(combination, model)
+            except ConfigError as exc:
+                self._fail(number, Status.INVALID, str(exc))
+                continue
+            if kind not in self.layouts:
+                self.layouts[kind] = Layout(deployment)
+                self.kinds.append(kind)
+                columns[kind] = []
+            self.kind[number] = self.kinds.index(kind)
+            self.column[number] = len(columns[kind])
+            columns[kind].append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(deployment)]))
+        self.columns = {k: np.ascontiguousarray(np.stack(v, axis=1)) for k, v in columns.items()}
+
+    def _fail(self, number: int, status: Status, text: str) -> None:
+        self.status[number] = status
+        if text not in self.problems and len(self.problems) < 8:
+            self.problems.append(text)
+
+
+class _Sections:
+    """The scenario of a combination, each of its sections parsed once per distinct content."""
+
+    def __init__(self, scenario: Scenario, axes: tuple[Axis, ...], config_dir: str | Path | None) -> None:
+        self.base, self.axes, self.config_dir = scenario, axes, config_dir
+        self.tops = [GROUPS[a.name].split(".")[0] if a.group else a.name.split(".")[0] for a in axes]
+        # a whole section first, then the options inside it, then its numbers
+        self.order = sorted(range(len(axes)), key=lambda i: (not axes[i].group, axes[i].name.count("@"), i))
+        self.hints = typing.get_type_hints(Scenario)
+        self.parsed: dict[tuple[Any, ...], Any] = {}
+        self.models: dict[tuple[Any, ...], Any] = {}
+
+    def _key(self, top: str, index: tuple[int, ...]) -> tuple[Any, ...]:
+        return (top, *(i for t, i in zip(self.tops, index, strict=True) if t == top))
+
+    def _section(self, top: str, index: tuple[int, ...]) -> Any:
+        mapping: dict[str, Any] = {top: copy.deepcopy(self.base.config.get(top))}
+        for i in self.order:
+            if self.tops[i] != top:
+                continue
+            axis = self.axes[i]
+            value = axis.values[index[i]]
+            if axis.group:
+                set_path(mapping, GROUPS[axis.name], option_mapping(axis.name, value, self.config_dir))
+            else:
+                set_path(mapping, axis.name, value)
+        return schema._value(mapping[top], self.hints[top], {}, top)
+
+    def scenario(self, index: tuple[int, ...]) -> Scenario:
+        """The scenario at `index`; its `config` is still that of the base."""
+        changes = {}
+        for top in dict.fromkeys(self.tops):
+            key = self._key(top, index)
+            if key not in self.parsed:
+                try:
+                    self.parsed[key] = self._section(top, index)
+                except ConfigError as exc:
+                    self.parsed[key] = exc
+            if isinstance(self.parsed[key], ConfigError):
+                raise self.parsed[key]
+            changes[top] = self.parsed[key]
+        return dataclasses.replace(self.base, **changes)
+
+    def model(self, index: tuple[int, ...], scenario: Scenario) -> Any:
+        """The built model at `index`."""
+        key = self._key("model", index)
+        if key not in self.models:
+            try:
+                self.models[key] = build.build_model(scenario.model)
+            except ConfigError as exc:
+                self.models[key] = exc
+        if isinstance(self.models[key], ConfigError):
+            raise self.models[key]
+        return self.models[key]

@@ -1,0 +1,184 @@
+"""`sweep`: every combination of some axes, evaluated in one compiled program, as one labelled dataset."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mist_jax.errors import ConfigError, Status
+from mist_jax.evaluate import describe
+from mist_jax.explore.plan import Box, Plan, status_text
+from mist_jax.physics.step import STEP_PARTS
+from mist_jax.physics.step_energy import ENERGY_SHARES
+from mist_jax.schema import Scenario
+
+#: Boxes under way at once: XLA releases the interpreter while it runs, and one box hardly fills a core.
+WORKERS = 2
+
+
+def sweep(
+    scenario: Scenario,
+    axes: Mapping[str, Any],
+    *,
+    variables: Any = None,
+    store: str | Path | None = None,
+    executor: str | Any = "threads",
+    progress: bool | None = None,
+    dtype: Any = np.float64,
+    config_dir: str | Path | None = None,
+) -> xr.Dataset:
+    """Steady state of every combination of `axes`.
+
+    Args:
+        scenario: what the axes vary.
+        axes: dotted path of a number or text, or a group → values. Numbers may be quantities ("2 TB/s"); a group
+            (`hardware`, `model`, `parallelism`, `engine`, `workload`, `slo`, `prefill`, `hardware@prefill.hardware`,
+            ...) replaces its section, and dotted paths apply after it.
+        variables: names to keep; default: all scalars. `breakdown_s` and `power_share_w` must be named.
+        store: a zarr folder to write to as boxes finish. One that holds part of the same sweep is completed.
+        executor: "threads", "dask" (a local cluster), or the address of a Dask scheduler.
+        progress: show a bar; default: on a terminal.
+        dtype: float64, or float32 (half the memory, hardly faster; relative error below 1e-4, of TTFT 3e-3).
+        config_dir: a folder of your own with further options.
+
+    Returns:
+        Dataset with the axes as dimensions, in the order given; every variable has `units` and `long_name`.
+        `status` holds `mist_jax.Status` codes; figures of points that cannot work (memory, parallelism, context)
+        are NaN. An unstable load keeps its figures at the limit, as in `evaluate`.
+
+    Raises:
+        ConfigError: an axis or a value that cannot be; a `store` that holds another sweep or cannot be written.
+
+    Range: that of `evaluate`. Not covered: playback of traces, pipelines of stages.
+    """
+    plan = Plan(scenario, axes, variables=variables, dtype=dtype, config_dir=config_dir)
+    boxes = plan.boxes()
+    if store is not None:
+        from mist_jax.explore.store import Store
+
+        target: Any = Store(plan, Path(store))
+        boxes = [b for b in boxes if not target.has(b)]
+    else:
+        target = _InMemory(plan)
+    with _bar(plan.points, sum(_count(b) for b in boxes), progress) as advance:
+        run_boxes(plan, boxes, target, executor, advance)
+    data = target.finish()
+    return labelled(plan, data)
+
+
+class _InMemory:
+    """Results in arrays of the full size."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.arrays = {n: np.empty((*plan.shape, *plan.tail_of(n)), plan.dtype_of(n)) for n in plan.variables}
+
+    def write(self, box: Box, values: dict[str, np.ndarray]) -> None:
+        where = tuple(slice(a, b) for a, b in box)
+        for name, value in values.items():
+            self.arrays[name][where] = value
+
+    def finish(self) -> dict[str, Any]:
+        return self.arrays
+
+
+def run_boxes(
+    plan: Plan, boxes: list[Box], target: Any, executor: Any, advance: Callable[[int], None]
+) -> None:
+    """Evaluate `boxes` and write them to `target`; what has been written stays if one fails."""
+    if executor != "threads":
+        from mist_jax.explore.dask_executor import run_on_dask
+
+        run_on_dask(plan, boxes, target, executor, advance)
+        return
+    if not boxes:
+        return
+    _ = plan.structure  # built once, here, not by both workers
+    if len(boxes) == 1:
+        target.write(boxes[0], plan.evaluate(boxes[0]))
+        advance(_count(boxes[0]))
+        return
+    lock = threading.Lock()
+
+    def work(box: Box) -> Box:
+        values = plan.evaluate(box)
+        with lock:
+            target.write(box, values)
+        return box
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        todo = iter(boxes)
+        running: set[Future[Box]] = {pool.submit(work, b) for _, b in zip(range(WORKERS), todo)}
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    advance(_count(future.result()))
+                    following = next(todo, None)
+                    if following is not None:
+                        running.add(pool.submit(work, following))
+        except BaseException:
+            for future in running:
+                future.cancel()
+            raise
+
+
+def _count(box: Box) -> int:
+    return int(np.prod([b - a for a, b in box]))
+
+
+@contextmanager
+def _bar(points: int, todo: int, progress: bool | None) -> Any:
+    """A bar on standard error; silent where that is no terminal."""
+    if progress is None:
+        progress = sys.stderr.isatty() and todo > 100_000
+    if not progress:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("sweep"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("sweep", total=points, completed=points - todo)
+        yield lambda n: bar.advance(task, n)
+
+
+def labelled(plan: Plan, data: dict[str, Any]) -> xr.Dataset:
+    """Arrays as a dataset: the axes as coordinates, units, and what was swept as attributes."""
+    coords: dict[str, Any] = {
+        a.name: (a.name, a.coordinate, {"units": a.units} if a.units else {}) for a in plan.axes
+    }
+    if "breakdown_s" in data:
+        coords["part"] = list(STEP_PARTS)
+    if "power_share_w" in data:
+        coords["share"] = list(ENERGY_SHARES)
+    ds = xr.Dataset({n: (plan.dims_of(n), v, plan.attrs_of(n)) for n, v in data.items()}, coords=coords)
+    ds["status"].attrs["meanings"] = status_text()
+    varied = {a.name.split(".")[0].split("@")[0] for a in plan.axes}
+    ds.attrs.update({k: v for k, v in describe(plan.scenario).items() if k not in varied})
+    if plan.structure.problems:
+        ds.attrs["problems"] = plan.structure.problems
+    return ds
+
+
+def count_status(ds: xr.Dataset) -> dict[str, int]:
+    """How many points of a sweep have which status, by the status's text."""
+    codes, counts = np.unique(np.asarray(ds["status"]), return_counts=True)
+    return {Status(int(c)).text: int(n) for c, n in zip(codes, counts, strict=True)}
+
+
+def require_some(ds: xr.Dataset) -> None:
+    """Raises ConfigError if no point of a sweep works, with what is wrong and how often."""
+    counts = count_status(ds)
+    if Status.OK.text not in counts:
+        why = "; ".join(f"{n} {text}" for text, n in counts.items())
+        raise ConfigError(f"sweep: none of the {ds['status'].size} points works: {why}")
