@@ -17,6 +17,9 @@ from mist_jax.errors import ConfigError, nearest
 from mist_jax.pipelines.clients import MAIN, Client, parse_clients
 from mist_jax.schema import Scenario, number, parse, quantity
 
+#: LLM stages that read an answer instead of giving one.
+JUDGES = ("guard_llm", "verify")
+
 
 @dataclasses.dataclass(frozen=True)
 class StageSpec:
@@ -231,8 +234,7 @@ def _answer(name: str | None, nodes: tuple[Node, ...]) -> int:
                 f"pipeline.answer: no LLM stage '{name}'{nearest(name, there)}; there are: {', '.join(there)}"
             )
         return named[-1]
-    judges = ("guard_llm", "verify")
-    answers = [i for i in engines if nodes[i].kind not in judges]
+    answers = [i for i in engines if nodes[i].kind not in JUDGES]
     return (answers or engines)[-1]
 
 

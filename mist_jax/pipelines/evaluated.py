@@ -15,7 +15,7 @@ from mist_jax.physics.demand import RESOURCES
 from mist_jax.physics.energy import DEFAULT_JOULES
 from mist_jax.pipelines import sharing
 from mist_jax.pipelines.clients import MAIN
-from mist_jax.pipelines.dag import parse_pipeline, shards_of
+from mist_jax.pipelines.dag import JUDGES, parse_pipeline, shards_of
 from mist_jax.pipelines.llm import Pool, mix_of, whole
 from mist_jax.pipelines.steady import (
     Model,
@@ -68,7 +68,10 @@ def _machine_slopes(model: Model, times: StageTimes, weights: Array) -> Array:
     """d E2E / d ln(rate) of the machines' resources, [clients, RESOURCES], services and transfers."""
     own = np.array([n.type in ("service", "transfer") for n in model.nodes])
     come = times.rate * model.probability * model.per_machine / times.batch
-    out = sharing.share(model.machines, model.jobs, times.asked, come, np.where(own, weights, 0.0))
+    # a queue's waits have the elasticity of the shared times
+    shared = times.shared["seconds"]
+    scale = np.where(own & (shared > 0), times.seconds / np.where(shared > 0, shared, 1.0), 0.0)
+    out = sharing.share(model.machines, model.jobs, times.asked, come, weights * scale)
     return out["slope"]
 
 
@@ -132,8 +135,9 @@ def _dataset(
     state = times.states[pool_name(pipeline, answer)]
     main = whole(state)
     mine = own.index(answer)
-    tpot = float(main.tpot) / float(calls.gain[mine])
-    ttft = float(pipeline.parents_ended(times.finish, pipeline.nodes[answer]) + times.first[answer])
+    tpot = _answer_tpot(model, times)
+    chance = float(model.probability[answer] * times.asked.call.probability[answer])
+    ttft = float(pipeline.parents_ended(times.finish, pipeline.nodes[answer]) + chance * times.first[answer])
     end = model.ends(times)
     rate = times.rate
     osl = float(calls.output[mine])
@@ -195,6 +199,23 @@ def _dataset(
     )
     _describe(ds, model, times, path)
     return ds
+
+
+def _answer_tpot(model: Model, times: StageTimes) -> float:
+    """Mean TPOT of the call that answers: the answer's stage where it runs, else the LLM stage before it that did."""
+    left, total = 1.0, 0.0
+    for i in range(model.pipeline.answer, -1, -1):
+        node = model.nodes[i]
+        if node.type != "engine" or node.kind in JUDGES:
+            continue
+        own, calls = times.calls[node.client]
+        tpot = float(whole(times.states[node.client]).tpot) / float(calls.gain[own.index(i)])
+        chance = float(model.probability[i] * times.asked.call.probability[i])
+        total += left * chance * tpot
+        left *= 1.0 - chance
+        if left < 1e-9:
+            break
+    return total / (1.0 - left)
 
 
 def pool_name(pipeline: Any, node: int) -> str:

@@ -71,10 +71,7 @@ def _dataset(
     e2e = np.where(bad, np.nan, np.max(np.where(waits, ended, -np.inf), axis=1) - arrival)
     mine = laid.node == pipeline.answer
     first = _extreme(rq["first"][mine], laid.request[mine], n, np.fmin)
-    last = ended[:, pipeline.answer]
-    tokens = laid.answered
-    many = tokens > 1
-    tpot = np.where(many, (last - first) / np.where(many, tokens - 1.0, 1.0), np.nan)
+    tokens, tpot = laid.answered, _tpot(laid, played, n)
     names = pipeline.stages
     at = np.array([names.index(node.stage) for node in pipeline.nodes])
     spent = ended - started
@@ -106,6 +103,15 @@ def _dataset(
         },
         coords={"request": ids, "stage": names},
     )
+
+
+def _tpot(laid: Plan, played: playback.Played, n: int) -> Array:
+    """Seconds per token of the call that answered: its longest branch, from its first token to its end."""
+    rows = np.flatnonzero(laid.node == laid.answered_by[laid.request])
+    first = _extreme(played.requests["first"][rows], laid.request[rows], n, np.fmin)
+    last = _extreme(played.requests["finish"][rows], laid.request[rows], n, np.fmax)
+    many = laid.answered > 1
+    return np.where(many, (last - first) / np.where(many, laid.answered - 1.0, 1.0), np.nan)
 
 
 def _described(scenario: Scenario, model: Model, laid: Plan, text: str) -> dict[str, Any]:

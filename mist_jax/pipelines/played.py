@@ -20,9 +20,9 @@ import jax
 import numpy as np
 
 from mist_jax.errors import ConfigError
-from mist_jax.pipelines import sharing
-from mist_jax.pipelines.dag import Pipeline, shards_of
-from mist_jax.pipelines.steady import Model, shape_of, start_work
+from mist_jax.pipelines.dag import JUDGES, Pipeline, shards_of
+from mist_jax.pipelines.queue import side_by_side
+from mist_jax.pipelines.steady import Model, require_stable, shape_of, start_work
 from mist_jax.pipelines.walk import Timed, walk_many_program
 from mist_jax.queueing.clients import Engine, Link, Station
 from mist_jax.queueing.trace import Trace
@@ -42,6 +42,9 @@ class Plan:
     node: Array  #: [rows]
     before_s: Array  #: [rows] time of the stage that passes before the entry queues
     answered: Array  #: [requests] tokens of the answer
+    answered_by: (
+        Array  #: [requests] node that gave it: the answer's, or the last LLM stage before it that ran
+    )
     slowdown: dict[str, float]  #: stage → factor by the other stages of its client
 
 
@@ -126,14 +129,16 @@ def plan(scenario: Scenario, model: Model, trace: Trace) -> Plan:
         Station(model=pause, service_s=(0.0, 0.0, 1.0), servers=1 << 30, name="pause")
     ]
     answered = np.asarray(trace.output_tokens, float).copy()
+    answered_by = np.full(n, pipeline.answer)
     for i, node in enumerate(nodes):
         ran = drawn.ran[:, i] > 0
         if node.type == "engine":
             call = jax.tree.map(lambda x, i=i: x[:, i], one.call)
             made = ran & (rng.random(n) < call.probability)
             answers = _add_calls(rows, i, node, call, made, pools[node.client], model, pause, rng)
-            if i == pipeline.answer:
+            if i <= pipeline.answer and (node.kind not in JUDGES or i == pipeline.answer):
                 answered = np.where(made, answers, answered)
+                answered_by = np.where(made, i, answered_by)
             continue
         if node.type == "delay":
             wait = one.median_s[:, i] * np.exp(one.sigma[:, i] * drawn.delay[:, i])
@@ -147,7 +152,7 @@ def plan(scenario: Scenario, model: Model, trace: Trace) -> Plan:
         rows.add(i, there, number[i], work=work[there], before=before[there])
         rows.add(i, np.flatnonzero(~ran), pause)
     engines, links = _engines(scenario, model, pools, rows, trace)
-    return _laid_out(pipeline, trace, rows, [*engines, *stations], links, answered, {
+    return _laid_out(pipeline, trace, rows, [*engines, *stations], links, answered, answered_by, {
         nodes[i].stage: float(factor[i]) for i in range(m) if factor[i] > 1.0 + 1e-6
     })  # fmt: skip
 
@@ -158,28 +163,14 @@ def slowdowns(model: Model, trace: Trace) -> Array:
     Raises:
         ConfigError: a client cannot keep up with the mean rate.
     """
-    from mist_jax.pipelines.steady import require_stable
-
     spec = model.scenario.workload
     if trace.closed_loop:
-        rate = model.solve()[0].rate
+        times = model.solve()[0]
     else:
         span = float(np.ptp(trace.arrival_s))
-        rate = trace.size / span if span > 0 else spec.rate
-    times = model.at(rate)
+        times = model.at(trace.size / span if span > 0 else spec.rate)
     require_stable(model, times)
-    out = np.ones(len(model.nodes))
-    come = rate * model.probability * model.per_machine / times.batch
-    stages = {(n.client, n.stage) for n in model.nodes if n.type in ("service", "transfer")}
-    for client, stage in stages:
-        own = [i for i, n in enumerate(model.nodes) if n.client == client and n.stage == stage]
-        if len(model.jobs[model.names.index(client)]) == len(own):
-            continue
-        only = np.where(np.isin(np.arange(len(come)), own), come, 0.0)
-        apart = sharing.share(model.machines, model.jobs, times.asked, only)["seconds"]
-        for i in own:
-            out[i] = max(times.shared["seconds"][i] / apart[i], 1.0) if apart[i] > 0 else 1.0
-    return out
+    return times.factor
 
 
 def _station(
@@ -191,23 +182,18 @@ def _station(
     fixed, alone = one.fixed_s[:, i], one.busy_s[:, i] * factor
     groups = max(int(client.machines // shards_of(node.params)), 1)
     share = float(one.share[ran, i].mean()) if ran.any() else 0.0
-    servers = int(min(np.floor(1.0 / share + 1e-9), 1 << 20)) if share > 0 else 1 << 20
+    servers = side_by_side(share)
     name = f"{node.client}/{node.stage}"
     if batch <= 1:
         held = alone * min(servers * share, 1.0) if share > 0 else alone
-        station = Station(number, (0.0, 0.0, 1.0), max(servers, 1), count=groups, name=name)
+        station = Station(number, (0.0, 0.0, 1.0), servers, count=groups, name=name)
         return station, fixed + alone - held, held
     # a batch of b takes busy(1) + (b - 1) marginal: the work of a request is its marginal time
     marginal = np.maximum(many.busy_s[:, i] * factor - alone, 0.0) / (batch - 1.0)
     base = float(np.maximum(alone - marginal, 0.0)[ran].mean()) if ran.any() else 0.0
-    servers = max(int(np.floor(1.0 / max(share, 1e-9) + 1e-9)), 1) if node_on_cores(one, i) else 1
-    station = Station(number, (base, 0.0, 1.0), servers, int(batch), float(node.spec.window), groups, name)
+    width = servers if share <= 0.5 else 1
+    station = Station(number, (base, 0.0, 1.0), width, int(batch), float(node.spec.window), groups, name)
     return station, fixed, marginal
-
-
-def node_on_cores(one: Timed, i: int) -> bool:
-    """Whether several batches of a node run side by side: each takes less than half of the machine."""
-    return bool(np.mean(one.share[:, i]) <= 0.5)
 
 
 class _Rows:
@@ -288,7 +274,14 @@ def _engines(
 
 
 def _laid_out(
-    pipeline: Pipeline, trace: Trace, rows: _Rows, clients: list, links: list, answered: Array, slowdown: dict
+    pipeline: Pipeline,
+    trace: Trace,
+    rows: _Rows,
+    clients: list,
+    links: list,
+    answered: Array,
+    answered_by: Array,
+    slowdown: dict,
 ) -> Plan:
     """Sort the entries by request and node, and join them with edges."""
     request, node, step = (rows.column(c).astype(np.int64) for c in ("request", "node", "step"))
@@ -321,6 +314,7 @@ def _laid_out(
         node=node,
         before_s=before,
         answered=answered,
+        answered_by=answered_by,
         slowdown=slowdown,
     )
 

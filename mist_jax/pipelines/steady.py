@@ -6,8 +6,8 @@
     delays                mean of the log-normal
     E2E                   longest path through the graph of mean times, each times its probability
 
-A batch of b requests gathers for (b - 1) / (2 lambda) in the mean, with b = lambda t(b) between 1 and `max_batch`: what
-arrives while the machine serves the batch before.
+Services and transfers queue first come first served on their machines, as in the playback (`pipelines.queue`); the
+other stages of a client slow them by the factor of `sharing`.
 
 Not modelled: the mean of a maximum over parallel branches exceeds the maximum of the means; services placed on an LLM
 pool do not slow its iterations; bursts. Play the pipeline for distributions.
@@ -27,6 +27,7 @@ from mist_jax.pipelines import sharing
 from mist_jax.pipelines.clients import MAIN
 from mist_jax.pipelines.dag import Node, Pipeline, shards_of
 from mist_jax.pipelines.llm import Calls, Pool, mix_of, whole
+from mist_jax.pipelines.queue import Queue
 from mist_jax.pipelines.walk import Asked, Serving, walk_program
 from mist_jax.pytree import replace
 from mist_jax.schema import Scenario
@@ -47,6 +48,7 @@ class StageTimes:
     expected: Array  #: probability times seconds: what it adds to its path
     finish: Array  #: longest path to its end
     batch: Array
+    factor: Array  #: by which other stages of its client slow a service or transfer
     shared: dict[str, Array]  #: of `sharing.share`
     calls: dict[str, tuple[list[int], Calls]]  #: pool → nodes and their calls
     states: dict[str, Any]  #: pool → steady state
@@ -74,6 +76,33 @@ class Model:
         #: share of a node's runs that reaches one machine of its client
         self.per_machine = np.array([shards_of(n.params) for n in self.nodes]) / count
 
+        #: node → its queue
+        self.stations = {
+            i: Queue(
+                groups=max(pipeline.clients[n.client].machines // shards_of(n.params), 1.0),
+                max_batch=n.spec.max_batch,
+                window=n.spec.window,
+                rate=self.machines[self.names.index(n.client)].rate,
+            )
+            for i, n in enumerate(self.nodes)
+            if n.type in ("service", "transfer")
+        }
+
+    def others(self, shared: dict[str, Array], asked: Asked, arrivals: Array) -> Array:
+        """Factor by which the other stages of its client slow each node: its time in company over that with its own
+        kind alone (both from `sharing`; the queue of its own kind is the station's)."""
+        out = np.ones(len(self.nodes))
+        for stage in {n.stage for i, n in enumerate(self.nodes) if i in self.stations}:
+            own = [i for i, n in enumerate(self.nodes) if n.stage == stage]
+            jobs = self.jobs[self.names.index(self.nodes[own[0]].client)]
+            if len(jobs) == len(own):
+                continue
+            only = np.where(np.isin(np.arange(len(out)), own), arrivals, 0.0)
+            apart = sharing.share(self.machines, self.jobs, asked, only)["seconds"]
+            for i in own:
+                out[i] = max(shared["seconds"][i] / apart[i], 1.0) if apart[i] > 0 else 1.0
+        return out
+
     def walk(self, batch: Array) -> Asked:
         """What a mean request asks of each node."""
         program = walk_program(shape_of(self.pipeline))
@@ -92,13 +121,21 @@ class Model:
         for _ in range(_ROUNDS):
             asked = self.walk(batch)
             shared = sharing.share(self.machines, self.jobs, asked, come * self.per_machine / batch)
-            better = np.clip(come * self.per_machine * np.maximum(shared["seconds"], window), 1.0, limit)
+            factor = self.others(shared, asked, come * self.per_machine / batch)
+            held = shared["alone"] * factor
+            better = np.clip(come * self.per_machine * np.maximum(held, window), 1.0, limit)
             if np.allclose(better, batch, rtol=1e-3):
                 break
             batch = better
-        seconds, alone = shared["seconds"].copy(), shared["alone"].copy()
-        each = come * self.per_machine
-        seconds += np.where(each > 0, (batch - 1.0) / (2.0 * np.where(each > 0, each, 1.0)), 0.0)
+        alone = shared["alone"].copy()
+        seconds = np.array(
+            [
+                self.stations[i].seconds(asked, shared, i, factor[i], batch[i], come[i])
+                if i in self.stations
+                else 0.0
+                for i in range(len(nodes))
+            ]
+        )
         delays = np.array([n.type == "delay" for n in nodes])
         mean = np.asarray(asked.median_s) * np.exp(0.5 * np.asarray(asked.sigma) ** 2)
         seconds, alone = np.where(delays, mean, seconds), np.where(delays, mean, alone)
@@ -118,7 +155,8 @@ class Model:
         for i, node in enumerate(nodes):
             finish[i] = self.pipeline.parents_ended(finish, node) + expected[i]
         return StageTimes(
-            rate=rate, seconds=seconds, alone=alone, expected=expected, finish=finish, batch=batch, shared=shared,
+            rate=rate, seconds=seconds, alone=alone, expected=expected, finish=finish, batch=batch, factor=factor,
+            shared=shared,
             calls=calls, states=states, first=first, asked=asked,
         )  # fmt: skip
 
