@@ -121,10 +121,10 @@ class Pool:
             self._alone[key] = float(whole(self.run("open", mix)).ttft)
         return self._alone[key]
 
-    def prefill_grid(self, points: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    def prefill_grid(self, points: int = 12) -> tuple[np.ndarray, np.ndarray]:
         """Prefill alone against prompt tokens, for load-or-recompute and overlap."""
-        top = min(float(self.system.model.max_context), 2.0**20)
-        tokens = np.geomspace(16.0, max(top, 32.0), points)
+        longest = min(float(self.system.model.max_context), float(self.memory.kv_tokens))
+        tokens = np.geomspace(16.0, max(0.98 * longest - 8.0, 32.0), points)
         return tokens, np.array([self.alone(t, 0.0) - self.request_s for t in tokens])
 
 
