@@ -110,6 +110,7 @@ def test_manifest_is_consistent():
     )
     text = kubernetes_manifest(scenario)
     deployment, service = yaml.safe_load_all(text)
+    assert "&id" not in text
     assert (deployment["kind"], deployment["apiVersion"]) == ("Deployment", "apps/v1")
     assert (service["kind"], service["apiVersion"]) == ("Service", "v1")
     template = deployment["spec"]["template"]

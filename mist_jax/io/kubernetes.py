@@ -62,12 +62,18 @@ def kubernetes_manifest(scenario: Scenario, *, image: str | None = None, model: 
     """The manifest as YAML, with what each flag is for as comments at its head. Arguments as `kubernetes_objects`."""
     import yaml
 
+    class Plain(yaml.SafeDumper):
+        """Repeated mappings are written out, not as anchors."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
     command = launch_command(scenario, engine="vllm", model=model)
     objects = kubernetes_objects(scenario, image=image, model=model)
     why = [f"#   {' '.join(f.words)}: {f.why}" for f in command.flags] + [
         f"# Note: {n}" for n in command.notes
     ]
-    body = "---\n".join(yaml.safe_dump(o, sort_keys=False, width=110) for o in objects)
+    body = "---\n".join(yaml.dump(o, Dumper=Plain, sort_keys=False, width=110) for o in objects)
     needs = "# Needs the secret `hf-token` (key `token`) where the weights are gated."
     return "\n".join(["# What the flags are for:", *why, needs, body])
 
