@@ -93,7 +93,7 @@ played.mist.stages()
 # The command that starts the described server, and the numbers in the form you like.
 
 # %%
-from mist_jax.io.launch import launch_command  # noqa: E402
+from mist_jax.io.launch import launch_command
 
 print(launch_command(scenario).shell())
 
