@@ -24,7 +24,7 @@ from mist_jax.physics.memory import kv_bytes_total
 from mist_jax.physics.step import step_seconds, step_time
 from mist_jax.pytree import pytree, replace
 from mist_jax.queueing.root import solve_load
-from mist_jax.queueing.steady import Lane, SteadyState, _mixed, _Point, _result, lanes_of, make_lane
+from mist_jax.queueing.steady import DRAIN, Lane, SteadyState, _mixed, _Point, _result, lanes_of, make_lane
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Transfer, Workload
 
@@ -116,7 +116,14 @@ def _transfer_latency(
 
 
 def closed_loop_disaggregated(
-    decode: System, prefill: System, transfer: Transfer, workload: Workload, decode_replicas: Array, prefill_replicas: Array
+    decode: System,
+    prefill: System,
+    transfer: Transfer,
+    workload: Workload,
+    decode_replicas: Array,
+    prefill_replicas: Array,
+    *,
+    strict: bool = True,
 ) -> Disaggregated:
     """A fixed number of requests in flight over both pools.
 
@@ -124,9 +131,10 @@ def closed_loop_disaggregated(
         decode, prefill: one replica of each pool.
         transfer: link of one prefill replica.
         workload: `concurrency` of the whole deployment.
+        strict: as in `closed_loop`.
     """
-    clients = workload.concurrency
-    return _disaggregated(decode, prefill, transfer, workload, decode_replicas, prefill_replicas, clients, None)
+    pools = (decode_replicas, prefill_replicas)
+    return _disaggregated(decode, prefill, transfer, workload, *pools, workload.concurrency, None, strict)
 
 
 def open_loop_disaggregated(
@@ -147,6 +155,7 @@ def _disaggregated(
     prefill_replicas: Array,
     clients: Array | None,
     offered: Array | None,
+    strict: bool = True,
 ) -> Disaggregated:
     lane = make_lane(decode, workload)
     lanes = lanes_of(decode, decode_replicas)
@@ -154,11 +163,18 @@ def _disaggregated(
     nbytes = kv_bytes_total(lane.system.model, workload.isl)
     layers = lane.system.model.layers
     outside = prefill.calibration.step
-    request = outside.request_s + outside.prompt_token_s * workload.isl
+    request = outside.request_s + outside.handover_s + outside.prompt_token_s * workload.isl
+
+    # a benchmark that starts with all its requests at once fills the queues of the prefill pool
+    first = jnp.zeros_like(pool.isl) if clients is None else 0.5 * jnp.maximum(clients / pool.lanes - 1.0, 0.0)
+    burst = workload.burst_share * first * pool.step_full * pool.isl / pool.budget
 
     def ttft_at(rate: Array) -> tuple[Array, ...]:
         wait, run, busy = _prefill_latency(pool, rate)
-        move, moving = _transfer_latency(transfer, nbytes, layers, run, rate, prefill_replicas)
+        wait = outside.queue_scale * (wait + burst)
+        move, moving = _transfer_latency(
+            transfer, nbytes * outside.transfer_scale, layers, run, rate, prefill_replicas
+        )
         return request + wait + run + move, wait, run, busy, move, moving
 
     def decode_batch(others: Array) -> Batch:
@@ -172,6 +188,7 @@ def _disaggregated(
         per_lane = clients / lanes
         lane = replace(lane, limit=jnp.minimum(lane.limit, jnp.maximum(per_lane, 1e-3)))
         seen = jnp.maximum(per_lane - 1.0, 0.0) / jnp.maximum(per_lane, 1.0)
+        seen = seen * (1.0 - DRAIN * workload.burst_share)
     else:
         seen = jnp.asarray(1.0)
 
@@ -200,8 +217,8 @@ def _disaggregated(
     else:
         ttft = jnp.where(at_limit, jnp.maximum(ttft, safe_divide(clients - n * lanes, rate)), ttft)
         load, unstable = jnp.ones_like(n), jnp.zeros_like(n, dtype=bool)
-    point = _Point(n=n, share=jnp.zeros_like(n), mean=step.seconds, rate=rate / lanes, ttft=ttft, step=step)
-    state = _result(lane, workload, point, lanes, load=load, unstable=unstable)
+    point = _Point(n=n, share=jnp.zeros_like(n), mean=step.seconds, rate=rate / lanes, ttft=ttft, step=step, times=step.seconds)
+    state = _result(lane, workload, point, lanes, load=load, unstable=unstable, strict=strict)
     state = replace(state, waiting=rate * ttft / lanes)
     from mist_jax.physics.step_energy import ENERGY_SHARES, step_energy
 

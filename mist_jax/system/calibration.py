@@ -38,6 +38,10 @@ class StepCoefficients:
     admission_steps: Array  #: iterations until the scheduler looks at a new request
     admission_steps_dp: Array  #: further ones with attention DP (prompts wait until all ranks have some)
     queue_scale: Array  #: multiplies the wait for other prompts
+    lockstep: Array  #: share of equally long prompts that keep coming in rounds (where prefill runs apart from decodes)
+    kv_usable: Array  #: share of the KV budget that admission fills
+    handover_s: Array  #: s per request to hand it from a prefill to a decode replica, transfer apart
+    transfer_scale: Array  #: multiplies the time of the KV transfer
     acceptance: Array  #: probability that the first drafted token is accepted
     acceptance_decay: Array  #: factor on it from one drafted position to the next
     draft_scale: Array  #: time of drafting one token over one decoder layer and the LM head
@@ -81,6 +85,10 @@ def default_step_coefficients() -> StepCoefficients:
         admission_steps=1.0,
         admission_steps_dp=0.0,
         queue_scale=1.0,
+        lockstep=0.0,
+        kv_usable=1.0,
+        handover_s=0.0,
+        transfer_scale=1.0,
         acceptance=0.84,
         acceptance_decay=0.9,
         draft_scale=1.0,

@@ -1,0 +1,145 @@
+"""Fit of the engine's step coefficients to the end-to-end measurements: penalized Gauss-Newton, deterministic.
+
+minimize   sum_rows w [ h(r_tpot / 0.06) + h(r_ttft / 0.12) ] / T  +  sum_p (theta_p / sigma_p)^2
+
+with r = log(predicted / measured), the pseudo-Huber loss h(z) = 2 (sqrt(1 + z^2) - 1), a weight that counts a
+measurement once and lets a deployment of k measurements weigh as sqrt(k), and a temperature T: neighbouring
+measurements share the errors of the model, so they inform less than their number says. The weights of h are
+iterated, each step solves the normal equations with a damping that keeps the objective falling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from calibration.e2e_model import GLOBAL, Parameters, Rows, design, offsets, parameters
+from mist_jax.step_coefficients import COEFFICIENTS
+
+#: Residual scales of log TTFT and log TPOT: the noise between two measurements (RESEARCH 10, DATA.md point 7).
+NOISE = np.array([0.12, 0.06])
+TEMPERATURE = 4.0
+STEPS = 12
+#: Prior scales are multiplied by these, per level; chosen on nested folds (`calibration.end_to_end`).
+WIDEN: dict[str, float] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Fitted parameters, and what uncertainty needs."""
+
+    params: Parameters
+    theta: np.ndarray
+    covariance: np.ndarray  #: of theta, Laplace
+    objective: float
+
+    def offsets(self, keys: pd.DataFrame, without: tuple[str, ...] = ()) -> np.ndarray:
+        """Offsets [rows, K] of any rows; levels in `without` and keys never seen contribute 0."""
+        return offsets(self.index(keys, without), self.theta)
+
+    def index(self, keys: pd.DataFrame, without: tuple[str, ...] = ()) -> np.ndarray:
+        """Parameter of each (row, coefficient, level); the last, which is 0, where there is none."""
+        keys = keys.copy()
+        for level in without:
+            keys[level] = "none"
+        found = design(keys, self.params)
+        return np.where(found < 0, len(self.theta), found)
+
+
+def row_weights(frame: pd.DataFrame) -> np.ndarray:
+    """1 / labels of the measurement, over the square root of the measurements of its deployment; 0: not fitted."""
+    measured = frame.ttft_ms.notna() & frame.tpot_ms.notna() & (frame.status != "refused")
+    weight = frame.weight.to_numpy() * measured * (frame.suspect == "").to_numpy()
+    total = pd.Series(weight).groupby(frame.deployment.to_numpy()).transform("sum").to_numpy()
+    weight = weight / np.sqrt(np.maximum(total, 1.0))
+    open_mode = ((frame.mtp_fit > 0) & (frame.mtp_fit < 1)).to_numpy()
+    return np.where(open_mode, 0.3, 1.0) * weight
+
+
+def fit(
+    rows: Rows,
+    train: np.ndarray,
+    *,
+    widen: dict[str, float] | None = None,
+    temperature: float = TEMPERATURE,
+    steps: int = STEPS,
+    start: Fit | None = None,
+) -> Fit:
+    """Fit to the rows at positions `train` of `rows`.
+
+    Args:
+        widen: level → factor on the prior scales of that level.
+        start: fit to start from (parameters by name).
+    """
+    params = parameters(rows.keys.iloc[train], {**WIDEN, **(widen or {})})
+    index = design(rows.keys, params)
+    index = np.where(index < 0, len(params.names), index)
+    theta = np.zeros(len(params.names))
+    if start is not None:
+        known = dict(zip(start.params.names, start.theta, strict=True))
+        theta = np.array([known.get(name, 0.0) for name in params.names])
+    target = np.log(rows.frame[["ttft_ms", "tpot_ms"]].to_numpy() * 1e-3)
+    weight = np.zeros(len(rows.frame))
+    weight[train] = row_weights(rows.frame.iloc[train]) / temperature
+    precision = params.scale**-2
+
+    def residual(theta: np.ndarray) -> np.ndarray:
+        r = (rows.predict(offsets(index, theta)) - target) / NOISE
+        return np.where(np.isfinite(r) & (weight > 0)[:, None], r, 0.0)
+
+    def objective(theta: np.ndarray, r: np.ndarray) -> float:
+        loss = 2.0 * (np.sqrt(1.0 + r**2) - 1.0)
+        return float((weight[:, None] * loss).sum() + (precision * theta**2).sum())
+
+    r = residual(theta)
+    best = objective(theta, r)
+    damping = 1e-2
+    hessian = np.diag(precision)
+    for _ in range(steps):
+        slopes = chain(rows.jacobian(offsets(index, theta)), index, len(theta)) / NOISE[None, :, None]
+        slopes = np.where(np.isfinite(slopes), slopes, 0.0)
+        robust = (weight[:, None] / np.sqrt(1.0 + r**2)).ravel()
+        flat = slopes.reshape(-1, len(theta))
+        hessian = flat.T @ (robust[:, None] * flat) + np.diag(precision)
+        gradient = flat.T @ (robust * r.ravel()) + precision * theta
+        for _ in range(6):
+            step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), -gradient)
+            trial = theta + np.clip(step, -1.0, 1.0)
+            trial_r = residual(trial)
+            value = objective(trial, trial_r)
+            if value < best:
+                break
+            damping *= 8.0
+        else:
+            break
+        gain = best - value
+        theta, r, best = trial, trial_r, value
+        damping = max(damping / 4.0, 1e-4)
+        if gain < 2e-4 * best:
+            break
+    return Fit(params, theta, np.linalg.inv(hessian), best)
+
+
+def chain(jacobian: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
+    """Slopes with the parameters, [rows, 2, P], from those with the coefficients, [rows, 2, K]."""
+    rows, _, k = jacobian.shape
+    out = np.zeros((rows, 2, size + 1))
+    at = np.arange(rows)
+    for i in range(k):
+        for level in range(index.shape[2]):
+            out[at, :, index[:, i, level]] += jacobian[:, :, i]
+    return out[:, :, :size]
+
+
+def to_catalogue(result: Fit) -> dict[str, Any]:
+    """coefficient → level → key → offset."""
+    out: dict[str, Any] = {c.name: {} for c in COEFFICIENTS}
+    for (name, level, key), value in zip(result.params.names, result.theta, strict=True):
+        out[name].setdefault(level, {})[key] = round(float(value), 5)
+    return out
