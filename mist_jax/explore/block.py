@@ -187,13 +187,20 @@ class Programs:
         self._known: dict[Any, Any] = {}
 
     def get(
-        self, kind: Kind, layout: Layout, shape: tuple[int, int], dtype: Any, *, look: bool = False
+        self,
+        kind: Kind,
+        layout: Layout,
+        shape: tuple[int, int],
+        dtype: Any,
+        *,
+        look: bool = False,
+        quick: bool = False,
     ) -> Any:
         """The program (columns [rows, outer], inner [numbers, inner]) → {name: [outer, inner, ...]}.
 
-        With `look` it is `memory_function` instead.
+        With `look` it is `memory_function` instead; `quick`: see `programs.compiled`.
         """
-        key = (kind, layout.tree, shape, np.dtype(dtype).name, look)
+        key = (kind, layout.tree, shape, np.dtype(dtype).name, look, quick)
         with self._lock:
             if key not in self._known:
                 point = memory_function(kind, layout) if look else point_function(kind, layout)
@@ -202,7 +209,7 @@ class Programs:
                     jax.ShapeDtypeStruct((int(layout.starts[-1]), shape[0]), dtype),
                     jax.ShapeDtypeStruct((len(inner_paths(kind)), shape[1]), dtype),
                 )
-                self._known[key] = compiled(block).lower(*example).compile()
+                self._known[key] = compiled(block, quick=quick).lower(*example).compile()
             return self._known[key]
 
 

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import itertools
 import typing
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +208,27 @@ class Structure:
     def __init__(
         self, scenario: Scenario, axes: tuple[Axis, ...], config_dir: str | Path | None = None
     ) -> None:
-        self.axes = axes
         shape = tuple(a.size for a in axes)
-        total = int(np.prod(shape)) if shape else 1
+        sections = _Sections(scenario, axes, config_dir)
+        members = (lambda i=i: sections.scenario_and_model(i) for i in itertools.product(*map(range, shape)))
+        self._build(members, int(np.prod(shape)))
+
+    @classmethod
+    def of(cls, scenarios: Sequence[Scenario]) -> Structure:
+        """A structure of these scenarios, in this order; models that are described alike are built once."""
+        models: dict[str, Any] = {}
+
+        def member(scenario: Scenario) -> tuple[Scenario, Any]:
+            key = repr(scenario.model)
+            if key not in models:
+                models[key] = build.build_model(scenario.model)
+            return scenario, models[key]
+
+        out = cls.__new__(cls)
+        out._build((lambda s=s: member(s) for s in scenarios), len(scenarios))
+        return out
+
+    def _build(self, members: Iterable[Callable[[], tuple[Scenario, Any]]], total: int) -> None:
         self.kind = np.full(total, -1)
         self.column = np.zeros(total, dtype=np.int64)
         self.status = np.zeros(total, dtype=np.int8)
@@ -217,11 +236,9 @@ class Structure:
         self.layouts: dict[Kind, Layout] = {}
         self.problems: list[str] = []
         columns: dict[Kind, list[np.ndarray]] = {}
-        sections = _Sections(scenario, axes, config_dir)
-        for number, index in enumerate(itertools.product(*(range(n) for n in shape))):
+        for number, member in enumerate(members):
             try:
-                combination = sections.scenario(index)
-                model = sections.model(index, combination)
+                combination, model = member()
                 kind = kind_of(combination)
             except ConfigError as exc:
                 self._fail(number, Status.INVALID, str(exc))
@@ -295,6 +312,11 @@ class _Sections:
                 raise self.parsed[key]
             changes[top] = self.parsed[key]
         return dataclasses.replace(self.base, **changes)
+
+    def scenario_and_model(self, index: tuple[int, ...]) -> tuple[Scenario, Any]:
+        """The scenario at `index` and its built model."""
+        scenario = self.scenario(index)
+        return scenario, self.model(index, scenario)
 
     def model(self, index: tuple[int, ...], scenario: Scenario) -> Any:
         """The built model at `index`."""

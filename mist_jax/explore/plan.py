@@ -49,22 +49,29 @@ class Plan:
         box_points: int = BOX_POINTS,
     ) -> None:
         self.scenario = scenario
-        self.axes = parse_axes(scenario, axes, config_dir)
         self.config_dir = str(config_dir) if config_dir else None
+        self.axes = self._parsed(axes)
         self.dtype = np.dtype(dtype)
         self.direct = tuple(self._direct(a) for a in self.axes)
-        pools = scenario.prefill is not None or any(a.name == "prefill" for a in self.axes)
-        self.known: dict[str, tuple[str, str]] = {
-            **VARIABLES,
-            **block.EXTRA,
-            **(POOL_VARIABLES if pools else {}),
-        }
+        pools = POOL_VARIABLES if self._pools() else {}
+        self.known: dict[str, tuple[str, str]] = {**VARIABLES, **block.EXTRA, **pools}
         self.variables = self._chosen(variables)
         self.box_points = box_points
         sizes = {"outer": 1, "inner": 1}
         for axis in self.axes:
             sizes["inner" if self._inner(axis) else "outer"] *= axis.size
         self.shape_of_block = block.choose_shape(sizes["outer"], sizes["inner"])
+
+    def _parsed(self, axes: Any) -> tuple[Axis, ...]:
+        if self.scenario.pipeline.stages:
+            raise ConfigError(
+                "sweep: the pipeline has stages besides the model; sweeps cover the model's engine alone"
+            )
+        return parse_axes(self.scenario, axes, self.config_dir)
+
+    def _pools(self) -> bool:
+        """Whether a prefill pool occurs."""
+        return self.scenario.prefill is not None or any(a.name == "prefill" for a in self.axes)
 
     def _direct(self, axis: Axis) -> bool:
         """Whether the axis is a plain number for every combination of the other axes."""
@@ -222,7 +229,6 @@ class _BoxEvaluation:
 
     def _kind(self, kind: Any, at: Any, combination: Any, grid: Any, out: Any, n_inner: int) -> None:
         plan, structure = self.plan, self.plan.structure
-        layout = structure.layouts[kind]
         paths = block.inner_paths(kind)
         inner = np.full((len(paths), n_inner), np.nan)
         for i, index in zip(self.inner, self._grid(self.inner), strict=True):
@@ -231,14 +237,14 @@ class _BoxEvaluation:
                 inner[paths.index(axis.name)] = axis.coordinate[index]
         rows, columns = plan.shape_of_block
         with jax.enable_x64(plan.dtype == np.float64):
-            if at.size * n_inner > block.SMALL // 2:
+            if plan.points > block.SMALL:
                 at = self._worth_it(kind, at, combination, grid, inner, out)
             program = None
             for o in range(0, at.size, rows):
                 # a short block repeats its last deployment
                 places = at[np.minimum(np.arange(o, o + rows), at.size - 1)]
                 part = self._columns(kind, places, combination, grid)
-                program = program or block.PROGRAMS.get(kind, layout, (rows, columns), plan.dtype)
+                program = program or self._program(kind)
                 for c in range(0, n_inner, columns):
                     cells = np.minimum(np.arange(c, c + columns), n_inner - 1)
                     result = program(part, np.asarray(inner[:, cells], plan.dtype))
@@ -246,6 +252,13 @@ class _BoxEvaluation:
                     for name in plan.variables:
                         if name in result:
                             out[name][at[o : o + p], c : c + q] = np.asarray(result[name])[:p, :q]
+
+    def _program(self, kind: Any) -> Any:
+        plan = self.plan
+        quick = plan.points <= block.SMALL
+        return block.PROGRAMS.get(
+            kind, plan.structure.layouts[kind], plan.shape_of_block, plan.dtype, quick=quick
+        )
 
     def _columns(self, kind: Any, places: Any, combination: Any, grid: Any) -> np.ndarray:
         """Columns of the table for some outer deployments, their direct numbers written in."""

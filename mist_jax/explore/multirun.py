@@ -1,0 +1,114 @@
+"""The jobs of a Hydra multirun as one sweep."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mist_jax import schema
+from mist_jax.application import start_jax
+from mist_jax.compose import name_groups, set_path
+from mist_jax.errors import ConfigError
+from mist_jax.explore.axes import Axis, _field
+from mist_jax.explore.deployments import Structure, is_direct
+from mist_jax.explore.hydra_sweeper import CHOICES, JobTable, Swept
+from mist_jax.explore.plan import Plan
+from mist_jax.explore.sweep import _InMemory, labelled, run_boxes
+from mist_jax.schema import Scenario, parse_scenario
+from mist_jax.units import DIMENSIONS
+
+
+class JobsPlan(Plan):
+    """A plan whose first axis is a list of scenarios, and whose others are plain numbers."""
+
+    def __init__(self, scenarios: list[Scenario], axes: tuple[Axis, ...]) -> None:
+        self.scenarios = scenarios
+        jobs = Axis("combination", tuple(float(i) for i in range(len(scenarios))), "", True, False)
+        super().__init__(scenarios[0], (jobs, *axes))
+
+    def _parsed(self, axes: Any) -> tuple[Axis, ...]:
+        return axes
+
+    def _direct(self, axis: Axis) -> bool:
+        return axis.name != "combination"
+
+    def _pools(self) -> bool:
+        return any(s.prefill is not None for s in self.scenarios)
+
+    @property
+    def structure(self) -> Structure:  # type: ignore[override]
+        """The table of the scenarios."""
+        if not hasattr(self, "_structure"):
+            self._structure = Structure.of(self.scenarios)
+        return self._structure
+
+
+def run_jobs(table: JobTable) -> xr.Dataset:
+    """Evaluate all jobs; the swept keys are the dimensions, in the order of the command line.
+
+    Raises:
+        ConfigError: a value that the description does not allow.
+    """
+    start_jax()
+    firsts = [_scenario(table, choice) for choice in table.composed]
+    axes = [_axis(s, firsts) for s in table.swept]
+    direct = [
+        i
+        for i, (s, a) in enumerate(zip(table.swept, axes, strict=True))
+        if not s.group and all(is_direct(a, scenario) for scenario in firsts)
+    ]
+    listed = [i for i in range(len(axes)) if i not in direct]
+    plain = [i for i in listed if not table.swept[i].group]
+    scenarios = []
+    for index in itertools.product(*(range(axes[i].size) for i in listed)):
+        at = dict(zip(listed, index, strict=True))
+        choice = tuple(at[i] for i in listed if table.swept[i].group)
+        base = firsts[list(table.composed).index(choice)]
+        changes = {table.swept[i].key: table.swept[i].values[at[i]] for i in plain}
+        scenarios.append(_changed(base, changes) if changes else base)
+    plan = JobsPlan(scenarios, tuple(axes[i] for i in direct))
+    target = _InMemory(plan)
+    run_boxes(plan, plan.boxes(), target, "threads", lambda _: None)
+    sizes = [axes[i].size for i in (*listed, *direct)]
+    order = np.argsort([*listed, *direct])
+    data = {n: v.reshape(*sizes).transpose(order) for n, v in target.finish().items()}
+    plan.axes = tuple(axes)
+    return labelled(plan, data)
+
+
+def _scenario(table: JobTable, choice: tuple[int, ...]) -> Scenario:
+    from omegaconf import OmegaConf
+
+    config = table.composed[choice]
+    mapping: Any = OmegaConf.to_container(config, resolve=True)
+    return parse_scenario(name_groups(mapping, choices=CHOICES.get(id(config))))
+
+
+def _changed(base: Scenario, changes: dict[str, Any]) -> Scenario:
+    import copy
+
+    mapping = {
+        k: copy.deepcopy(v) if any(c.startswith(k) for c in changes) else v for k, v in base.config.items()
+    }
+    for path, value in changes.items():
+        set_path(mapping, path, value)
+    return parse_scenario(mapping)
+
+
+def _axis(swept: Swept, scenarios: list[Scenario]) -> Axis:
+    """The axis of a swept key, every value checked against the schema."""
+    if len(set(swept.texts)) < len(swept.texts):
+        raise ConfigError(f"{swept.key}: a value occurs twice")
+    if swept.group:
+        return Axis(swept.key, swept.texts, "", False, True)
+    field, hint = _field(swept.key)
+    if field is None:
+        plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in swept.values)
+        return Axis(swept.key, tuple(map(float, swept.values)) if plain else swept.texts, "", plain, False)
+    parsed = tuple(schema._value(v, hint, field.metadata, swept.key) for v in swept.values)
+    numeric = "dimension" in field.metadata and all(v is not None for v in parsed)
+    units = (DIMENSIONS[field.metadata["dimension"]][0] or "1") if "dimension" in field.metadata else ""
+    return Axis(swept.key, parsed, units, numeric, False)

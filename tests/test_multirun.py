@@ -1,0 +1,136 @@
+"""Hydra multirun: one batch, the configs that Hydra composes, wrong keys refused, other sweepers selectable."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf, open_dict
+
+import mist_jax as mist
+from mist_jax.paths import conf_dir
+
+GRID = [
+    "model=llama3_1_8b",
+    "hardware=h100_sxm,l4",
+    "parallelism.tp=1,3",
+    "workload.rate=0.5,2",
+    "engine.max_num_batched_tokens=512,'2048'",
+    "engine.cuda_graphs=true,false",
+]
+
+
+def _run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "mist_jax", "-m", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cwd = tmp_path_factory.mktemp("multirun")
+    done = _run([*GRID, "hydra.sweep.dir=out"], cwd)
+    assert done.returncode == 0, done.stderr
+    assert "32 jobs in one batch" in done.stdout
+    return cwd / "out"
+
+
+def test_one_dataset_with_the_swept_keys_as_dimensions(folder: Path) -> None:
+    ds = xr.load_dataset(folder / "result.nc")
+    assert tuple(ds.ttft_s.dims) == (
+        "hardware",
+        "parallelism.tp",
+        "workload.rate",
+        "engine.max_num_batched_tokens",
+        "engine.cuda_graphs",
+    )
+    assert (ds.sel({"parallelism.tp": 3}).status == mist.Status.BAD_PARALLELISM).all()
+    assert (ds.sel({"parallelism.tp": 1, "hardware": "h100_sxm"}).status == mist.Status.OK).all()
+    again = mist.sweep(
+        mist.load(["model=llama3_1_8b"]),
+        {
+            "hardware": ["h100_sxm", "l4"],
+            "parallelism.tp": [1, 3],
+            "workload.rate": [0.5, 2],
+            "engine.max_num_batched_tokens": [512, 2048],
+            "engine.cuda_graphs": [True, False],
+        },
+    )
+    for name in again.data_vars:
+        np.testing.assert_allclose(ds[name].values, again[name].values, rtol=1e-9, err_msg=str(name))
+
+
+def test_configs_are_those_of_one_job_at_a_time(folder: Path) -> None:
+    """Byte for byte, for every job."""
+    from mist_jax.explore.hydra_sweeper import JobTable, Swept
+
+    jobs = [json.loads(line)["overrides"] for line in (folder / "jobs.jsonl").read_text().splitlines()]
+    assert len(jobs) == 32
+    assert jobs[1] == [
+        "model=llama3_1_8b",
+        "hardware=h100_sxm",
+        "parallelism.tp=1",
+        "workload.rate=0.5",
+        "engine.max_num_batched_tokens=512",
+        "engine.cuda_graphs=False",
+    ]
+    composed = {(i,): OmegaConf.load(folder / "configs" / f"{i}.yaml") for i in range(2)}
+    swept = [
+        Swept("hardware", ("h100_sxm", "l4"), ("h100_sxm", "l4"), True),
+        Swept("parallelism.tp", ("1", "3"), (1, 3), False),
+        Swept("workload.rate", ("0.5", "2"), (0.5, 2), False),
+        Swept("engine.max_num_batched_tokens", ("512", "'2048'"), (512, "2048"), False),
+        Swept("engine.cuda_graphs", ("True", "False"), (True, False), False),
+    ]
+    table = JobTable(["model=llama3_1_8b"], swept, [o.partition("=")[0] for o in jobs[0]], composed)  # type: ignore[arg-type]
+    indices = list(table.indices())
+    for number in (0, 1, 2, 7, 13, 16, 31):
+        assert table.overrides(indices[number]) == jobs[number]
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            alone = compose("config", overrides=jobs[number])
+        with open_dict(alone):
+            alone.pop("hydra", None)
+        assert OmegaConf.to_yaml(table.config(indices[number])) == OmegaConf.to_yaml(alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["workload.rat=1,2"], "did you mean 'rate'"),
+        (["hardware=h100_sxm,h100_sx"], "did you mean 'h100_sxm'"),
+        (["workload.rate=1,many"], "workload.rate: got 'many'"),
+        (["workload.rate=1,-1"], "workload.rate: got -1"),
+        (["engine.cuda_graphs=true,3"], "engine.cuda_graphs: got 3"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = _run([*arguments, "hydra.sweep.dir=out"], tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out" / "result.nc").exists()
+
+
+def test_a_finished_multirun_is_not_overwritten(folder: Path) -> None:
+    before = (folder / "result.nc").stat().st_mtime_ns
+    done = _run(["workload.rate=1,2", f"hydra.sweep.dir={folder}"], folder.parent)
+    assert done.returncode == 2
+    assert "already holds a result" in done.stderr
+    assert (folder / "result.nc").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_other_sweepers_still_work(tmp_path: Path) -> None:
+    done = _run(["hydra/sweeper=basic", "model=llama3_1_8b", "workload.rate=1,2", "output.plots=false", "hydra.sweep.dir=out"], tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rates = [float(xr.load_dataset(tmp_path / "out" / str(i) / "result.nc").request_rate) for i in range(2)]
+    np.testing.assert_allclose(rates, [1, 2], rtol=1e-3)
