@@ -272,7 +272,11 @@ def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> Stea
         _, rate, _ = _flow(lane, n, others_of(n), times, residual)
         return rate - offered
 
-    top = lane.limit
+    # beyond this batch the prompts that flow balance asks for exceed the token budget: prefill saturates first
+    width = lane.width * (1.0 - lane.system.engine.separate_prefill)
+    budget = lane.system.engine.max_num_batched_tokens
+    saturated = jnp.maximum(budget - width, 0.05 * budget) / (lane.isl / lane.steps + width)
+    top = jnp.minimum(lane.limit, saturated)
     n, _, at_top = solve_load(lambda o: _times(lane, o), others_of, excess, top)
     _, capacity, _ = _flow(lane, top, top, at_top, residual)
     load = offered / jnp.maximum(capacity, 1e-30)

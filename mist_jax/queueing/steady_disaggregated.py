@@ -217,7 +217,15 @@ def _disaggregated(
     else:
         ttft = jnp.where(at_limit, jnp.maximum(ttft, safe_divide(clients - n * lanes, rate)), ttft)
         load, unstable = jnp.ones_like(n), jnp.zeros_like(n, dtype=bool)
-    point = _Point(n=n, share=jnp.zeros_like(n), mean=step.seconds, rate=rate / lanes, ttft=ttft, step=step, times=step.seconds)
+    point = _Point(
+        n=n,
+        share=jnp.zeros_like(n),
+        mean=step.seconds,
+        rate=rate / lanes,
+        ttft=ttft,
+        step=step,
+        times=step.seconds,
+    )
     state = _result(lane, workload, point, lanes, load=load, unstable=unstable, strict=strict)
     state = replace(state, waiting=rate * ttft / lanes)
     from mist_jax.physics.step_energy import ENERGY_SHARES, step_energy

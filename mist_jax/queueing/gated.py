@@ -1,0 +1,71 @@
+"""TTFT under Poisson arrivals: an engine is a gated server.
+
+A request that arrives during an iteration is taken into the next one, together with all others that arrived in the
+same window. With tau_d the decode part of an iteration, g the prefill time of one prompt (second moment
+g^2 (1 + cv^2)) and rho = lambda g, the iteration tau has
+
+    E[tau]   = tau_d / (1 - rho)
+    E[tau^2] = (tau_d^2 + 2 tau_d rho E[tau] + rho g (1 + cv^2) E[tau]) / (1 - rho^2)
+
+as the number of prompts is Poisson with mean lambda times the iteration before (gated vacation queue: H. Takagi,
+"Queueing Analysis" vol. 1, 1991, section 2.2). An arrival meets an iteration of length-biased mean E[tau^2] / E[tau],
+waits for half of it, and shares its own iteration with the lambda E[tau^2] / E[tau] prompts of that window. Where the
+token budget cuts prompts into chunks, the wait is that of an M/G/1 queue whose service is a prompt's share of full
+iterations, less what the gate already counts.
+
+Not modelled: the correlation of iteration lengths, decode batches that follow the prompts with a delay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax.scipy.special import ndtr
+
+from mist_jax.numerics import safe_divide
+
+Array = Any
+
+#: Chunks of one prompt that are told apart; longer prompts go on linearly.
+MAX_CHUNKS = 12
+#: Smallest spread of log prompt length: keeps the expected number of chunks differentiable.
+MIN_SPREAD = 0.05
+
+
+def expected_chunks(isl: Array, cv: Array, room: Array) -> Array:
+    """E[ceil(I / room)] of a lognormal prompt length I with mean `isl` and coefficient of variation `cv`; scalars.
+
+    1 + sum_k P(I > k room), the tail beyond `MAX_CHUNKS` taken as linear.
+    """
+    spread = jnp.maximum(jnp.sqrt(jnp.log1p(cv**2)), MIN_SPREAD)
+    k = jnp.arange(1, MAX_CHUNKS + 1)
+    above = ndtr((jnp.log(isl / (k * room)) - 0.5 * spread**2) / spread)
+    return 1.0 + jnp.sum(above) + above[-1] * jnp.maximum(isl / room - MAX_CHUNKS, 0.0)
+
+
+def gated_ttft(
+    rate: Array, decode: Array, prompt: Array, isl: Array, cv: Array, room: Array, occupied: Array
+) -> Array:
+    """Mean seconds from arrival to the end of the prompt's last iteration.
+
+    Args:
+        rate: arrivals/s of the lane.
+        decode: s of an iteration without prefill, at the mean batch.
+        prompt: s that one prompt adds to iterations, in all.
+        isl, cv: new prompt tokens, mean and coefficient of variation.
+        room: tokens of an iteration left for prefill.
+        occupied: probability that an arrival finds an iteration under way.
+    """
+    rho = jnp.clip(rate * prompt, 0.0, 0.995)
+    square = 1.0 + cv**2
+    first = decode / (1.0 - rho)
+    second = (decode**2 + (2.0 * decode + prompt * square) * rho * first) / (1.0 - rho**2)
+    window = occupied * second / first
+    # the budget: a prompt's share of full iterations serves it no faster than this
+    service = prompt + decode * isl / room
+    rho_full = jnp.clip(rate * service, 0.0, 0.995)
+    excess = rho_full * service / (1.0 - rho_full) - rho * prompt / (1.0 - rho)
+    wait = 0.5 * square * jnp.maximum(excess, 0.0)
+    shared = jnp.minimum(rate * window * prompt, safe_divide(room, isl) * prompt)
+    return wait + 0.5 * window + expected_chunks(isl, cv, room) * decode + prompt + shared
