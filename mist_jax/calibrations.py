@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 from mist_jax.catalog_loader import kernel_coefficients
+from mist_jax.errors import ConfigError, nearest
 from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec
 from mist_jax.system.calibration import Calibration, default_step_coefficients
+
+#: What `calibration:` may name.
+CHOICES = ("default", "none")
 
 
 def kernel_formats(experts: str | None, generation: str | None) -> dict[str, str]:
@@ -53,6 +58,9 @@ def load_calibration(
     step, energy = default_step_coefficients(), default_energy_coefficients()
     if name == "none":
         return Calibration(kernels=default_coefficients(), step=step, energy=energy)
+    if name != "default":
+        found = "is a file, but files cannot be read yet" if Path(name).exists() else "there is no such file"
+        raise ConfigError(f"calibration: got '{name}'{nearest(name, CHOICES)}; {found}; allowed: {', '.join(CHOICES)}")
     kernels, _ = packaged_kernels(hardware.id, hardware.generation, engine.name, expert_format(model))
     return Calibration(kernels=kernels, step=step, energy=energy)
 

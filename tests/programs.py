@@ -15,7 +15,6 @@ from mist_jax.paths import conf_dir
 from mist_jax.physics.memory import memory_use
 from mist_jax.physics.operators import OPERATORS
 from mist_jax.physics.step import STEP_PARTS, step_time
-from mist_jax.programs import compiled
 from mist_jax.queueing import steady
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Workload
@@ -99,6 +98,12 @@ def make_batch(
     )
 
 
+def quick(function: Any) -> Any:
+    """`jit` that compiles fast and does not optimize: the tests call each program a few thousand times."""
+    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    return jax.jit(function, compiler_options=options)
+
+
 class Counted:
     """A jitted function that counts how often it was traced."""
 
@@ -109,7 +114,7 @@ class Counted:
             self.traces += 1
             return function(*args)
 
-        self.program = compiled(traced)
+        self.program = quick(traced)
 
     def __call__(self, *args: Any) -> Any:
         return jax.tree.map(np.asarray, self.program(*args))

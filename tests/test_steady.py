@@ -5,10 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from programs import HARDWARE, MODELS, closed, make_batch, make_system, make_workload, opened, step
+from programs import HARDWARE, MODELS, closed, make_batch, make_system, make_workload, opened, quick, step
 
 from mist_jax.errors import Status
-from mist_jax.programs import compiled
 from mist_jax.pytree import replace
 from mist_jax.queueing import steady
 
@@ -198,7 +197,7 @@ def test_vmap_equals_loop() -> None:
     systems = [make_system(m, **p) for m, p in FAMILIES]
     workloads = [make_workload(concurrency=10 * (i + 1), isl=300 * (i + 1)) for i in range(len(systems))]
     stacked = jax.tree.map(lambda *x: np.stack(x), *zip(systems, workloads, strict=True))
-    together = compiled(jax.vmap(lambda s, w: steady.closed_loop(s, w, 1.0)))(*stacked)
+    together = quick(jax.vmap(lambda s, w: steady.closed_loop(s, w, 1.0)))(*stacked)
     for i, (system, workload) in enumerate(zip(systems, workloads, strict=True)):
         alone = closed(system, workload, 1.0)
         for name in ("ttft", "tpot", "rate", "running", "breakdown", "power"):

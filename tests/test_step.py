@@ -5,12 +5,11 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from programs import HARDWARE, MODELS, make_batch, make_system, operators, step
+from programs import HARDWARE, MODELS, make_batch, make_system, operators, quick, step
 
 from mist_jax.physics.operators import OPERATORS
 from mist_jax.physics.resolve import resolve
 from mist_jax.physics.step import STEP_PARTS, step_seconds, step_time
-from mist_jax.programs import compiled
 from mist_jax.pytree import replace
 
 #: One of each family: dense, MoE, MLA + MoE, sliding window, recurrent hybrid, sparse indexer, compressed.
@@ -213,7 +212,7 @@ def test_vmap_equals_loop() -> None:
         make_batch(prefill=100 * i, past=50, decode=3 * i + 1, context=900) for i in range(len(systems))
     ]
     stacked = jax.tree.map(lambda *x: np.stack(x), *zip(systems, batches, strict=True))
-    together = np.asarray(compiled(jax.vmap(step_seconds))(*stacked))
+    together = np.asarray(quick(jax.vmap(step_seconds))(*stacked))
     one_by_one = [seconds(s, b) for s, b in zip(systems, batches, strict=True)]
     np.testing.assert_allclose(together, one_by_one, rtol=1e-10)
 

@@ -94,6 +94,9 @@ def _draft(system: System, batch: Batch, costs: dict[str, Cost]) -> Cost:
     return _cost(seconds, passes("flops"), passes("bytes"), passes("sent"))
 
 
+#: Tokens of a window that never ends.
+ENDLESS = 1e15
+
 #: Tokens of an iteration at which half of `many_tokens_scale` applies.
 MANY_TOKENS = 1024.0
 
@@ -155,13 +158,15 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     seqs = jnp.where(batch.prefill_seqs > 0, batch.prefill_seqs, 1.0)
     chunk, past = batch.prefill_tokens / seqs, batch.prefill_past
     squeeze = jnp.maximum(att.compress, 1.0)
-    # entries seen by a query: of the compressed past at most `window`, and the newest tokens uncompressed
-    window = att.window + att.local_window
+    # entries seen by a query: of the compressed past at most `window`, and the newest tokens uncompressed. A window
+    # without end is a large number here: inf times a tangent of 0 would be NaN in forward mode.
+    reach = jnp.where(jnp.isfinite(att.window), att.window, ENDLESS)
+    window = reach + att.local_window
 
     def entries(past: Array) -> Array:
-        return jnp.minimum(past / squeeze, att.window) + jnp.minimum(past, att.local_window)
+        return jnp.minimum(past / squeeze, reach) + jnp.minimum(past, att.local_window)
 
-    pairs = k.causal_pairs(chunk, past, att.window * squeeze) / squeeze + k.causal_pairs(
+    pairs = k.causal_pairs(chunk, past, reach * squeeze) / squeeze + k.causal_pairs(
         chunk, past, att.local_window
     )
     prefill = _either(att.is_mla, kern.prefill_attention, kern.prefill_mla)
