@@ -67,11 +67,10 @@ def evaluate_pipeline(scenario: Scenario) -> xr.Dataset:
 def _machine_slopes(model: Model, times: StageTimes, weights: Array) -> Array:
     """d E2E / d ln(rate) of the machines' resources, [clients, RESOURCES], services and transfers."""
     own = np.array([n.type in ("service", "transfer") for n in model.nodes])
-    come = times.rate * model.probability * model.per_machine / times.batch
     # a queue's waits have the elasticity of the shared times
     shared = times.shared["seconds"]
     scale = np.where(own & (shared > 0), times.seconds / np.where(shared > 0, shared, 1.0), 0.0)
-    out = sharing.share(model.machines, model.jobs, times.asked, come, weights * scale)
+    out = sharing.share(model.machines, model.jobs, times.asked, times.arrivals, weights * scale)
     return out["slope"]
 
 

@@ -34,7 +34,8 @@ from mist_jax.schema import Scenario
 from mist_jax.stages.protocol import Work
 
 Array = np.ndarray
-_ROUNDS = 6  # of the batch sizes' fixed point
+_ROUNDS = 8  # of the batch sizes' fixed point
+_GROWING = 0.9  # load that a batching stage counts for among the others of its client
 _HALVINGS = 40  # of the closed loop's rate
 
 
@@ -48,6 +49,7 @@ class StageTimes:
     expected: Array  #: probability times seconds: what it adds to its path
     finish: Array  #: longest path to its end
     batch: Array
+    arrivals: Array  #: jobs/s that a machine gets
     factor: Array  #: by which other stages of its client slow a service or transfer
     shared: dict[str, Array]  #: of `sharing.share`
     calls: dict[str, tuple[list[int], Calls]]  #: pool → nodes and their calls
@@ -118,13 +120,19 @@ class Model:
         limit = np.array([n.spec.max_batch for n in nodes])
         window = np.array([n.spec.window for n in nodes])
         batch = np.ones(len(nodes))
+        arrivals = come * self.per_machine
         for _ in range(_ROUNDS):
             asked = self.walk(batch)
-            shared = sharing.share(self.machines, self.jobs, asked, come * self.per_machine / batch)
-            factor = self.others(shared, asked, come * self.per_machine / batch)
+            shared = sharing.share(self.machines, self.jobs, asked, arrivals)
+            factor = self.others(shared, asked, arrivals)
             held = shared["alone"] * factor
             better = np.clip(come * self.per_machine * np.maximum(held, window), 1.0, limit)
-            if np.allclose(better, batch, rtol=1e-3):
+            settled = np.allclose(better, batch, rtol=1e-3)
+            arrivals = come * self.per_machine / better
+            # batches that still grow keep their machine busy without being more than it can take
+            grows = (limit > 1) & (better < 0.999 * limit)
+            arrivals = np.where(grows, np.minimum(arrivals, _GROWING / np.maximum(held, 1e-12)), arrivals)
+            if settled:
                 break
             batch = better
         alone = shared["alone"].copy()
@@ -155,8 +163,8 @@ class Model:
         for i, node in enumerate(nodes):
             finish[i] = self.pipeline.parents_ended(finish, node) + expected[i]
         return StageTimes(
-            rate=rate, seconds=seconds, alone=alone, expected=expected, finish=finish, batch=batch, factor=factor,
-            shared=shared,
+            rate=rate, seconds=seconds, alone=alone, expected=expected, finish=finish, batch=batch, arrivals=arrivals,
+            factor=factor, shared=shared,
             calls=calls, states=states, first=first, asked=asked,
         )  # fmt: skip
 
