@@ -58,14 +58,14 @@ for chip, (n, point) in together.items():
 # %%
 chips = ("h100_sxm", "a100_sxm", "l40s", "mi300x")
 cost = np.full((len(chips), len(chips)), np.nan)
-chosen = {}
+chosen, feasible = {}, []
 for (i, prefill), (j, decode) in itertools.product(enumerate(chips), enumerate(chips)):
-    for n_prefill, n_decode in sorted(itertools.product((1, 2, 4), (1, 2, 4)), key=sum):
-        scenario = disaggregated(prefill, n_prefill, decode, n_decode)
-        point = mist.evaluate(scenario)
+    for n_prefill, n_decode in itertools.product((1, 2, 4), (1, 2, 4)):
+        point = mist.evaluate(disaggregated(prefill, n_prefill, decode, n_decode))
         if int(point.status) or float(point.ttft_s) > limits.ttft or float(point.tpot_s) > limits.tpot:
             continue
         usd = float(point.cost_per_million_output_tokens_usd)
+        feasible.append((usd, prefill, n_prefill, decode, n_decode))
         if not usd > cost[i, j]:
             cost[i, j], chosen[prefill, decode] = usd, (n_prefill, n_decode, point)
 fig, ax = plt.subplots(figsize=(4.6, 3.6), layout="constrained")
@@ -81,16 +81,37 @@ ax.set(xlabel="decode", ylabel="prefill", title="$ per million output tokens")
 fig
 
 # %% [markdown]
+# ## Does it hold request by request?
+# The means say yes; the SLO asks for a share of the requests. From the cheapest on, each is played until one holds, and
+# then the cheapest of two different chips.
+
+
+# %%
+def verdict(option):
+    """Share of good requests of one option, played."""
+    usd, prefill, n_prefill, decode, n_decode = option
+    played = mist.play(disaggregated(prefill, n_prefill, decode, n_decode, "workload.requests=800"))
+    share = played.attrs["goodput_share"]
+    print(
+        f"{n_prefill} x {prefill:8} + {n_decode} x {decode:8} {usd:5.2f} $/1M: {share:6.1%} of the requests within the SLO"
+    )
+    return share >= limits.target
+
+
+ranked = sorted(feasible)
+holds = next((o for o in ranked[:6] if verdict(o)), ranked[0])
+holds_mixed = next((o for o in [o for o in ranked if o[1] != o[3]][:6] if verdict(o)), None)
+
+# %% [markdown]
 # ## The link between the pools
 # The KV cache of every prompt crosses from one pool to the other. A slow network makes TTFT, and at some point the link
 # is the bottleneck of the whole deployment.
 
 # %%
-best = min(chosen, key=lambda pair: float(chosen[pair][2].cost_per_million_output_tokens_usd))
-n_prefill, n_decode, point = chosen[best]
+_, prefill, n_prefill, decode, n_decode = holds_mixed or holds
 links = np.array([0.5, 1, 2, 5, 12.5, 25, 50])
 seen = [
-    mist.evaluate(disaggregated(best[0], n_prefill, best[1], n_decode, f"transfer.bandwidth={g:g} GB/s"))
+    mist.evaluate(disaggregated(prefill, n_prefill, decode, n_decode, f"transfer.bandwidth={g:g} GB/s"))
     for g in links
 ]
 ttft = np.array([float(p.ttft_s) if int(p.status) == 0 else np.nan for p in seen])
@@ -101,26 +122,20 @@ ax.set(xscale="log", xlabel="GB/s from one prefill replica", ylabel="mean TTFT (
 fig
 
 # %% [markdown]
-# ## Does it hold request by request?
-
-# %%
-played = mist.play(disaggregated(best[0], n_prefill, best[1], n_decode, "workload.requests=800"))
-print(f"{played.attrs['goodput_share']:.1%} of the requests within the SLO, p99 TTFT {played.attrs['ttft_p99_s'] * 1e3:.0f} ms, "
-      f"p99 TPOT {played.attrs['tpot_p99_s'] * 1e3:.1f} ms")  # fmt: skip
-
-# %% [markdown]
 # ## Conclusion
 
 # %%
 alone = min(together, key=lambda c: float(together[c][1].cost_per_million_output_tokens_usd))
-saved = 1 - float(point.cost_per_million_output_tokens_usd) / float(
-    together[alone][1].cost_per_million_output_tokens_usd
-)
-mixed = {p: c for p, c in chosen.items() if p[0] != p[1]}
-cheapest_mixed = min(mixed, key=lambda p: float(mixed[p][2].cost_per_million_output_tokens_usd))
+reference = float(together[alone][1].cost_per_million_output_tokens_usd)
 print(
-    f"Cheapest pair: {best[0]} for prefill, {best[1]} for decode ({n_prefill}+{n_decode} chips), "
-    f"{float(point.cost_per_million_output_tokens_usd):.2f} $/1M; cheapest pair of different chips: {' and '.join(cheapest_mixed)}. "
-    f"Against the cheapest chip that does both ({alone}) the pair costs {-saved:+.0%}. With {links[0]:g} GB/s between the pools the "
-    f"link is {min(busy[0], 9.99):.0%} busy, with {links[-1]:g} GB/s {busy[-1]:.0%}."
+    f"Cheapest chip that does both within the limits on average: {together[alone][0]} x {alone}, {reference:.2f} $/1M."
+)
+for name, option in (("of all", holds), ("of two different chips", holds_mixed)):
+    if option is not None:
+        usd, p, n_p, d, n_d = option
+        print(
+            f"Cheapest pair {name} that holds in play: {n_p} x {p} + {n_d} x {d}, {usd:.2f} $/1M ({usd / reference - 1:+.0%})."
+        )
+print(
+    f"With {links[0]:g} GB/s between its pools the link is {busy[0]:.0%} busy, with {links[-1]:g} GB/s {busy[-1]:.0%}."
 )
