@@ -130,7 +130,8 @@ def test_a_finished_multirun_is_not_overwritten(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_other_sweepers_still_work(tmp_path: Path) -> None:
-    done = _run(["hydra/sweeper=basic", "model=llama3_1_8b", "workload.rate=1,2", "output.plots=false", "hydra.sweep.dir=out"], tmp_path)  # fmt: skip
+    grid = ["hydra/sweeper=basic", "model=llama3_1_8b", "parallelism=tp1", "workload.rate=1,2"]
+    done = _run([*grid, "output.plots=false", "hydra.sweep.dir=out"], tmp_path)
     assert done.returncode == 0, done.stderr
     rates = [float(xr.load_dataset(tmp_path / "out" / str(i) / "result.nc").request_rate) for i in range(2)]
     np.testing.assert_allclose(rates, [1, 2], rtol=1e-3)

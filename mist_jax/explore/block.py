@@ -222,6 +222,8 @@ def choose_shape(outer: int, inner: int) -> tuple[int, int]:
         return next(iter(SHAPES))
 
     def cost(shape: tuple[int, int]) -> float:
+        if shape[1] == 1:  # every point is a row of its own
+            return -(-outer * inner // shape[0]) * shape[0] * SHAPES[shape]
         return -(-outer // shape[0]) * -(-inner // shape[1]) * shape[0] * shape[1] * SHAPES[shape]
 
     return min(SHAPES, key=cost)

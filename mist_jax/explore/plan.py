@@ -57,6 +57,7 @@ class Plan:
         self.known: dict[str, tuple[str, str]] = {**VARIABLES, **block.EXTRA, **pools}
         self.variables = self._chosen(variables)
         self.box_points = box_points
+        self.shape_of_block = (0, 0)  # not flat, for the count of inner points
         sizes = {"outer": 1, "inner": 1}
         for axis in self.axes:
             sizes["inner" if self._inner(axis) else "outer"] *= axis.size
@@ -86,6 +87,9 @@ class Plan:
         return chip is None or axis.name.endswith("usd_per_hour")
 
     def _inner(self, axis: Axis) -> bool:
+        """Whether the axis varies along the inner side of blocks; flat blocks have none."""
+        if self.shape_of_block[1] == 1:
+            return False
         return self.direct[self.axes.index(axis)] and SLOTS[axis.name].inner
 
     def _chosen(self, variables: Any) -> tuple[str, ...]:
@@ -228,7 +232,7 @@ class _BoxEvaluation:
         return shaped
 
     def _kind(self, kind: Any, at: Any, combination: Any, grid: Any, out: Any, n_inner: int) -> None:
-        plan, structure = self.plan, self.plan.structure
+        plan = self.plan
         paths = block.inner_paths(kind)
         inner = np.full((len(paths), n_inner), np.nan)
         for i, index in zip(self.inner, self._grid(self.inner), strict=True):
