@@ -133,6 +133,8 @@ def explain(exc: Exception) -> str:
         return f"{group}: no such group of options{nearest(group, groups)}; there are: {', '.join(groups)}"
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
+        if match.group(1).startswith("pipeline."):
+            return f"{match.group(1)}: not written in the chosen pipeline; to add it, write +{match.group(1)}=VALUE"
         return f"{match.group(1)}: unknown key{_nearest_key(match.group(1))}; see `mist-jax --cfg job` for the keys"
     match = re.search(r"You must specify '([^']+)', e.g,? ([^\n]+)", text)
     if match:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from mist_jax import build
-from mist_jax.errors import ConfigError, Status
+from mist_jax.errors import Status
 from mist_jax.physics.demand import RESOURCES
 from mist_jax.physics.energy import DEFAULT_JOULES
 from mist_jax.pipelines import sharing
@@ -340,11 +340,3 @@ def _describe(ds: xr.Dataset, model: Model, times: StageTimes, path: list[int]) 
             "playing the pipeline gives distributions"
         ),
     )
-
-
-def check_evaluable(scenario: Scenario) -> None:
-    """Raises ConfigError for arrivals that have no mean rate to evaluate."""
-    if scenario.workload.arrivals == "trace":
-        raise ConfigError(
-            "workload.arrivals: a pipeline is evaluated at workload.rate; mode=play plays a trace"
-        )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from mist_jax.errors import ConfigError
+from mist_jax.errors import ConfigError, TraceError
 from mist_jax.physics.demand import RESOURCES
 from mist_jax.physics.energy import DEFAULT_JOULES
 from mist_jax.pipelines.dag import parse_pipeline, shards_of
@@ -42,10 +42,23 @@ def play_pipeline(scenario: Scenario, trace: Trace, text: str) -> xr.Dataset:
             played = playback.play(laid.trace, laid.clients, links=laid.links)
         except ValueError as exc:
             raise ConfigError(f"pipeline: {exc}") from None
+        _require_served(laid, played, trace)
         ds = _dataset(scenario, model, laid, played, trace)
         ds.attrs.update(_described(scenario, model, laid, text))
         ds.attrs.update(_summary(scenario, model, laid, played, ds))
     return ds
+
+
+def _require_served(laid: Plan, played: playback.Played, trace: Trace) -> None:
+    """Raises TraceError if no request came through."""
+    status = np.zeros(trace.size, np.int64)
+    np.maximum.at(status, laid.request, played.requests["status"])
+    if (status == st.OK).any():
+        return
+    codes = played.requests["status"]
+    counts = np.bincount(codes[(codes != st.OK) & (codes != st.BLOCKED)], minlength=len(st.STATUS))
+    reasons = ", ".join(f"{n} {name}" for n, name in zip(counts, st.STATUS, strict=True) if n)
+    raise TraceError(f"workload: none of the {trace.size} requests can be served (calls: {reasons})")
 
 
 def _extreme(values: Array, index: Array, size: int, ufunc: np.ufunc) -> Array:

@@ -22,6 +22,7 @@ import numpy as np
 from mist_jax.errors import ConfigError
 from mist_jax.pipelines.dag import JUDGES, Pipeline, shards_of
 from mist_jax.pipelines.queue import side_by_side
+from mist_jax.pipelines.rows import Rows, loop_edges, stage_edges
 from mist_jax.pipelines.steady import Model, require_stable, shape_of, start_work
 from mist_jax.pipelines.walk import Timed, walk_many_program
 from mist_jax.queueing.clients import Engine, Link, Station
@@ -124,7 +125,7 @@ def plan(scenario: Scenario, model: Model, trace: Trace) -> Plan:
     pools = {name: i for i, name in enumerate(model.pools)}  # the main pool is model 0
     pause = len(model.pools)
     rng = np.random.default_rng([scenario.seed, 0x4242])
-    rows = _Rows()
+    rows = Rows()
     stations: list[Engine | Station] = [
         Station(model=pause, service_s=(0.0, 0.0, 1.0), servers=1 << 30, name="pause")
     ]
@@ -196,28 +197,8 @@ def _station(
     return station, fixed, marginal
 
 
-class _Rows:
-    """Entries of the trace as they are added, node by node."""
-
-    def __init__(self) -> None:
-        self.columns: dict[str, list[Array]] = {}
-
-    def add(self, node: int, request: Array, model: int, **given: Any) -> None:
-        """Entries of `node` for the requests; further columns: work, before, prompt, output, cached, step."""
-        size = len(request)
-        values = {
-            "node": node, "request": request, "model": model, "work": 0.0, "before": 0.0, "prompt": 1, "output": 1,
-            "cached": 0, "step": 0, **given,
-        }  # fmt: skip
-        for name, value in values.items():
-            self.columns.setdefault(name, []).append(np.broadcast_to(np.asarray(value, float), (size,)))
-
-    def column(self, name: str) -> Array:
-        return np.concatenate(self.columns[name])
-
-
 def _add_calls(
-    rows: _Rows, i: int, node: Any, call: Any, made: Array, pool: int, model: Model, pause: int, rng: Any
+    rows: Rows, i: int, node: Any, call: Any, made: Array, pool: int, model: Model, pause: int, rng: Any
 ) -> Array:
     """Entries of an LLM stage: one per round and branch; returns tokens of the answer."""
     there = np.flatnonzero(made)
@@ -251,7 +232,7 @@ def _lengths(node: Any, mean: Array, rng: Any) -> Array:
 
 
 def _engines(
-    scenario: Scenario, model: Model, pools: dict[str, int], rows: _Rows, trace: Trace
+    scenario: Scenario, model: Model, pools: dict[str, int], rows: Rows, trace: Trace
 ) -> tuple[list[Engine], list[Link]]:
     from mist_jax.play import build_clients
 
@@ -276,7 +257,7 @@ def _engines(
 def _laid_out(
     pipeline: Pipeline,
     trace: Trace,
-    rows: _Rows,
+    rows: Rows,
     clients: list,
     links: list,
     answered: Array,
@@ -288,11 +269,11 @@ def _laid_out(
     order = np.lexsort((step, node, request))
     column = {name: rows.column(name)[order] for name in rows.columns}
     request, node, step = request[order], node[order], step[order]
-    edges = [_edges(pipeline, request, node, step)]
+    edges = [stage_edges(pipeline, request, node, step)]
     arrival = np.asarray(trace.arrival_s, float)
     roots = np.array([not x.parents for x in pipeline.nodes])
     if trace.closed_loop:
-        edges.append(_loop_edges(pipeline, request, node, step, trace.closed_loop))
+        edges.append(loop_edges(pipeline, request, node, step, trace.closed_loop))
     before = column["before"]
     return Plan(
         trace=Trace(
@@ -317,59 +298,3 @@ def _laid_out(
         answered_by=answered_by,
         slowdown=slowdown,
     )
-
-
-def _pairs(parent: Array, child: Array, request: Array) -> Array:
-    """(parent, child) for all pairs of rows of the same request."""
-    return _pairs_by(parent, child, request[parent], request[child])
-
-
-def _pairs_by(parent: Array, child: Array, parent_key: Array, child_key: Array) -> Array:
-    """(parent, child) for all pairs of rows with equal keys; the parents' keys rise."""
-    start = np.searchsorted(parent_key, child_key, "left")
-    stop = np.searchsorted(parent_key, child_key, "right")
-    count = stop - start
-    at = np.repeat(start - np.concatenate([[0], np.cumsum(count)[:-1]]), count) + np.arange(count.sum())
-    return np.stack([parent[at], np.repeat(child, count)], axis=1)
-
-
-def _edges(pipeline: Pipeline, request: Array, node: Array, step: Array) -> Array:
-    out = [np.zeros((0, 2), np.int64)]
-    for i, described in enumerate(pipeline.nodes):
-        mine = np.flatnonzero(node == i)
-        first = mine[step[mine] == 0]
-        for parent in described.parents:
-            rows = np.flatnonzero(node == parent)
-            last = rows[step[rows] == _last_step(request, step, rows)]
-            out.append(_pairs(last, first, request))
-        for k in range(1, int(step[mine].max(initial=0)) + 1):
-            out.append(_pairs(mine[step[mine] == k - 1], mine[step[mine] == k], request))
-    return np.concatenate(out)
-
-
-def _last_step(request: Array, step: Array, rows: Array) -> Array:
-    """Last round of the call that each row belongs to."""
-    if rows.size == 0:
-        return np.zeros(0, np.int64)
-    top = np.zeros(request[rows].max() + 1, np.int64)
-    np.maximum.at(top, request[rows], step[rows])
-    return top[request[rows]]
-
-
-def _loop_edges(pipeline: Pipeline, request: Array, node: Array, step: Array, users: int) -> Array:
-    """A closed loop as `users` people who send their next request when the one before has ended."""
-    waits = np.array([x.spec.wait for x in pipeline.nodes])
-    parents = {p for i, x in enumerate(pipeline.nodes) if waits[i] for p in x.parents}
-    ends = [i for i in range(len(pipeline.nodes)) if waits[i] and i not in parents]
-    starts = [i for i, x in enumerate(pipeline.nodes) if not x.parents]
-    out = [np.zeros((0, 2), np.int64)]
-    for end in ends:
-        rows = np.flatnonzero(node == end)
-        last = rows[step[rows] == _last_step(request, step, rows)]
-        for start in starts:
-            mine = np.flatnonzero((node == start) & (step == 0))
-            later = mine[request[mine] >= users]
-            shifted = request.copy()
-            shifted[later] -= users
-            out.append(_pairs_by(last, later, request[last], shifted[later]))
-    return np.concatenate(out)
