@@ -2,8 +2,8 @@
 
     python docs/time_tutorial.py [--write]
 
-The commands are those of the page itself: every line of its `sh` blocks that carries a mark such as `# [first]`. They run
-in order, in a folder of their own; with --write the table between the page's markers is replaced.
+The commands are those of the page itself: every line of its `sh` blocks that carries a mark such as `# [first]`. They
+run in order, in a folder of their own; with --write the table between the page's markers is replaced.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def commands(text: str) -> list[tuple[str, str]]:
 def benchmark_file(path: Path) -> None:
     """A result in vLLM's form, so that the page's comparison has something to read: made up, as the page says."""
     content = {
-        "model_id": "meta-llama/Llama-3.1-8B-Instruct", "endpoint_type": "vllm", "max_concurrency": 32, "duration": 100.0,
+        "model_id": "meta-llama/Llama-3.1-8B-Instruct", "endpoint_type": "vllm", "max_concurrency": 32,
+        "duration": 100.0,
         "completed": 320, "total_input_tokens": 327680, "total_output_tokens": 81920, "request_throughput": 3.2,
         "output_throughput": 819.2, "mean_ttft_ms": 120.0, "mean_tpot_ms": 11.0,
     }  # fmt: skip

@@ -178,13 +178,13 @@ def _speculation(scenario: Scenario, result: BenchmarkResult) -> Iterator[str]:
 
 
 def _calibration(scenario: Scenario) -> Iterator[str]:
-    from mist_jax.calibrations import expert_format, packaged_kernels
+    from mist_jax.catalog_loader import kernel_coefficients
 
     if scenario.calibration == "none":
         yield "calibration=none: the prediction is that of the priors, not of the packaged fit"
         return
     hw = scenario.hardware
-    _, level = packaged_kernels(hw.id, hw.generation, scenario.engine.name, expert_format(scenario.model))
+    level = kernel_coefficients(hw.id, hw.generation, scenario.engine.name).level
     if level != "system":
         yield (
             f"kernels of {hw.name} with {scenario.engine.name} were not measured; the fall-back is: {level}"
