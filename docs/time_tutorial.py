@@ -46,8 +46,8 @@ def benchmark_file(path: Path) -> None:
     path.write_text(json.dumps(content))
 
 
-def run_all(folder: Path) -> list[tuple[str, float]]:
-    """Seconds of each command; a failing one stops here with its output."""
+def run_all(folder: Path) -> list[tuple[str, float, float]]:
+    """(name, seconds of the clock, seconds of CPU) of each command; a failing one stops here with its output."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -57,14 +57,16 @@ def run_all(folder: Path) -> list[tuple[str, float]]:
     benchmark_file(folder / "run.json")
     out = []
     for name, command in commands(PAGE.read_text(encoding="utf-8")):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), os.times()
         done = subprocess.run(
             ["bash", "-ec", command], cwd=folder, env=environment, capture_output=True, text=True
         )
         if done.returncode:
             raise SystemExit(f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-        out.append((name, time.perf_counter() - start))
-        print(f"{out[-1][1]:8.1f} s  {name}", flush=True)
+        now = os.times()
+        cpu = now.children_user + now.children_system - used.children_user - used.children_system
+        out.append((name, time.perf_counter() - start, cpu))
+        print(f"{out[-1][1]:8.1f} s {cpu:8.1f} s of CPU  {name}", flush=True)
     return out
 
 
@@ -75,7 +77,13 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         times = run_all(Path(folder))
-    table = "\n".join(["| step | seconds |", "|---|---|", *(f"| {name} | {t:.1f} |" for name, t in times)])
+    table = "\n".join(
+        [
+            "| step | seconds | of CPU |",
+            "|---|---|---|",
+            *(f"| {n} | {t:.1f} | {c:.1f} |" for n, t, c in times),
+        ]
+    )
     if args.write:
         text = PAGE.read_text(encoding="utf-8")
         head, _, rest = text.partition(START)

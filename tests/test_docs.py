@@ -59,7 +59,7 @@ def test_commands_of_the_tutorial_are_found_and_timed():
     )
     times = page.partition("<!-- times -->")[2]
     for name in names:
-        assert re.search(rf"^\| {name} \| \d+\.\d \|$", times, re.M), (
+        assert re.search(rf"^\| {name} \| \d+\.\d \| \d+\.\d \|$", times, re.M), (
             f"{name}: run docs/time_tutorial.py --write"
         )
 
