@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from mist_jax.pytree import pytree
-from mist_jax.system.hardware import Hardware
+from mist_jax.system.hardware import COMPUTE_PRECISIONS, Hardware
+from mist_jax.system.model import Model
 
 Array = Any
 
@@ -22,9 +23,13 @@ class EnergyCoefficients:
     active_fraction: (
         Array  #: of (TDP - idle), drawn whenever kernels run (clocks, schedulers, leakage at speed)
     )
-    joule_per_flop: Array  #: of a bf16 multiply-add counted as two; narrower formats cost bits / 16 of it
+    joule_per_flop: Array  #: of a bf16 multiply-add counted as two (narrower formats: `equivalent_flops`)
     joule_per_byte: Array  #: device memory traffic
     joule_per_sent_byte: Array  #: link traffic
+    #: decode attention's bytes on top: softmax on vector units and padded query tiles, per byte of the cache read
+    joule_per_attention_byte: Array = 0.0
+    joule_per_unpacked: Array = 0.0  #: per weight element expanded from 4 to 16 bits by vector units
+    limit_sharpness: Array = 16.0  #: how late the mean power bends on its way to TDP
 
 
 def default_energy_coefficients() -> EnergyCoefficients:
@@ -42,6 +47,79 @@ def default_energy_coefficients() -> EnergyCoefficients:
     )
 
 
+#: Which of the model's formats an operator multiplies in; the others multiply in 16 bits.
+_FORMATS = {
+    "attention_in": "attention_gemm_precision",
+    "attention_out": "attention_gemm_precision",
+    "attention_prefill": "attention_core_precision",
+    "attention_decode": "attention_core_precision",
+    "ffn_dense": "ffn_precision",
+    "ffn_shared": "ffn_precision",
+    "experts": "expert_precision",
+}
+
+
+def equivalent_flops(hw: Hardware, model: Model, flops: Array) -> Array:
+    """bf16 FLOPs that cost the energy of `flops`: times peak(bf16) / peak(format), operator by operator.
+
+    A narrower format reaches its higher peak at the same board power, so a FLOP costs the inverse of the rate.
+    Formats without a unit compute in bf16. Shapes: flops and result [len(OPERATORS)].
+    """
+    from mist_jax.physics.operators import OPERATORS
+
+    peak = hw.peak_flops
+    bf16 = peak[COMPUTE_PRECISIONS.index("bf16")]
+
+    def ratio(operator: str) -> Array:
+        if operator not in _FORMATS:
+            return jnp.ones_like(bf16)
+        rate = peak[jnp.asarray(getattr(model, _FORMATS[operator])).astype(int)]
+        return jnp.where(rate > bf16, bf16 / jnp.where(rate > 0, rate, 1.0), 1.0)
+
+    return flops * jnp.stack([ratio(operator) for operator in OPERATORS])
+
+
+#: Operators during which a chip mostly waits for others: it draws little beyond idle and the links' energy.
+_WAITING = ("all_reduce", "expert_dispatch", "pipeline_send")
+
+
+def busy_seconds(seconds: Array, by_operator: Array) -> Array:
+    """Time of an iteration in which a chip computes or loads: without the host's share and collectives (scalar).
+
+    Measured chips of a tensor-parallel pair draw 10 to 15 % less than one chip alone on the same model
+    (ML.ENERGY v3: Gemma-3-27B, Qwen3-32B on one and two H100). by_operator: [len(STEP_PARTS)], host last.
+    """
+    from mist_jax.physics.operators import OPERATORS
+
+    waiting = sum((by_operator[OPERATORS.index(o)] for o in _WAITING), start=by_operator[-1])
+    return seconds - waiting
+
+
+#: Weights narrower than this many bytes an element (scales included) are unpacked to 16 bits where the product
+#: computes in 16 bits.
+_NARROW = 0.75
+
+
+def unpacked_weights(model: Model, nbytes: Array) -> Array:
+    """Weight elements that kernels unpack from 4 bits to 16-bit operands in an iteration (scalar).
+
+    Where a product computes in bf16 but its weights are stored in 4 bits, vector units expand each element that
+    is read. nbytes: [len(OPERATORS)] of the iteration; expert traffic counts whole, activations are few beside it.
+    """
+    from mist_jax.physics.operators import OPERATORS
+
+    bf16 = float(COMPUTE_PRECISIONS.index("bf16"))
+
+    def elements(operators: tuple[str, ...], width: Array, precision: Array) -> Array:
+        read = sum((nbytes[OPERATORS.index(o)] for o in operators), start=jnp.zeros(()))
+        packed = (jnp.asarray(width) < _NARROW) & (jnp.asarray(precision) == bf16)
+        return jnp.where(packed, read / jnp.maximum(width, 0.25), 0.0)
+
+    return elements(("experts",), model.expert_weight_bytes, model.expert_precision) + elements(
+        ("ffn_dense", "ffn_shared"), model.ffn_weight_bytes, model.ffn_precision
+    )
+
+
 def step_energy(
     coef: EnergyCoefficients,
     hw: Hardware,
@@ -50,27 +128,38 @@ def step_energy(
     sent: Array,
     kernel_seconds: Array,
     seconds: Array,
+    attention_bytes: Array = 0.0,
+    unpacked: Array = 0.0,
 ) -> Array:
-    """Joules of one iteration on one chip by share, [len(ENERGY_SHARES)], capped at TDP times its duration.
+    """Joules of one iteration on one chip by share, [len(ENERGY_SHARES)], limited by TDP times its duration.
 
-    E = P_idle t + a (TDP - P_idle) t_kernels + e_f FLOPs + e_b bytes + e_n sent. Where the sum exceeds TDP * t the
-    dynamic shares are scaled down to it: the chip throttles, which this does not turn into a slow-down (see
-    `physics.energy` for a cap that does).
+    D = a (TDP - P_idle) t_kernels + e_f FLOPs + e_b bytes + e_a attention bytes + e_u unpacked + e_n sent
+    E = P_idle t + D / (1 + (D / room)^s)^(1/s),   room = (TDP - P_idle) t
+    The chip throttles phases that would draw more than TDP, so the mean nears the limit softly; that this slows it
+    down is in the measured kernels, not here (see `physics.energy` for a cap that does).
 
     Args:
-        flops, nbytes, sent: of one chip in the iteration (scalars).
-        kernel_seconds: time in which kernels run. seconds: duration of the iteration.
+        flops: bf16-equivalent (`equivalent_flops`), nbytes, sent: of one chip in the iteration (scalars).
+        kernel_seconds: time in which the chip is busy (`busy_seconds`). seconds: duration of the iteration.
+        attention_bytes: of `nbytes`, those that decode attention reads. unpacked: see `unpacked_weights`.
+
+    Not modelled: temperature, clocks below the limit, the energy of host and fans (ML.ENERGY measures the chips).
     """
     idle = hw.idle_power * seconds
     dynamic = jnp.stack(
         [
             coef.active_fraction * (hw.tdp - hw.idle_power) * kernel_seconds,
-            coef.joule_per_flop * flops,
-            coef.joule_per_byte * nbytes,
+            coef.joule_per_flop * flops + coef.joule_per_unpacked * unpacked,
+            coef.joule_per_byte * nbytes + coef.joule_per_attention_byte * attention_bytes,
             coef.joule_per_sent_byte * sent,
         ]
     )
-    room = jnp.maximum(hw.tdp * seconds - idle, 0.0)
+    room = jnp.maximum((hw.tdp - hw.idle_power) * seconds, 0.0)
     total = jnp.sum(dynamic)
-    scale = jnp.where(total > room, room / jnp.where(total > 0, total, 1.0), 1.0)
+    ratio = total / jnp.where(room > 0, room, 1.0)
+    sharp = coef.limit_sharpness
+    # (1 + r^s)^(-1/s) with the gradient guarded at r = 0 and in overflow
+    safe = jnp.clip(ratio, 1e-6, 1e6)
+    scale = jnp.exp(-jnp.logaddexp(0.0, sharp * jnp.log(safe)) / sharp)
+    scale = jnp.where(room > 0, scale, 0.0)
     return jnp.concatenate([jnp.reshape(idle, (1,)), dynamic * scale])
