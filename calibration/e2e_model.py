@@ -33,7 +33,7 @@ def level_keys(frame: pd.DataFrame) -> pd.DataFrame:
         {
             GLOBAL: "all",
             "engine": frame.engine,
-            "family": frame.engine + "|" + frame["mode"] + "|" + frame.version_family,
+            "family": frame.engine + "|" + frame.version_family,
             "generation": generation,
             "system": frame.system,
             "weights": frame.weight_precision,
@@ -42,6 +42,11 @@ def level_keys(frame: pd.DataFrame) -> pd.DataFrame:
         },
         index=frame.index,
     )
+
+
+def level_columns() -> list[str]:
+    """The levels below the global one, as columns of `level_keys`."""
+    return ["engine", "family", "generation", "system", "weights", "experts", "model"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from calibration.datasets.names import MODELS
 from mist_jax import build
 from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec, ParallelismSpec, PrecisionSpec, parse
 from mist_jax.system.deployment import System, Transfer, Workload
@@ -45,12 +46,19 @@ def model_spec(name: str, model_file: str = "") -> ModelSpec | None:
     return ModelSpec(name=name, config=str(config)) if model_file and config.exists() else None
 
 
-def precision_spec(weights: str, experts: str, kv: str, generation: str | None) -> PrecisionSpec:
+ATTENTION_NVFP4 = "bf16"
+
+
+def precision_spec(
+    weights: str, experts: str, kv: str, generation: str | None, moe: bool = False
+) -> PrecisionSpec:
     """Formats of a row; mxfp4 experts take 8-bit activations on Blackwell, 16-bit ones before."""
     activations = None
     if experts == "mxfp4":
         activations = "fp8" if (generation or "").startswith("blackwell") else "bf16"
-    return PrecisionSpec(weights=weights, experts=experts, kv=kv, activations=activations)
+    # NVFP4 checkpoints of mixture-of-experts models keep attention in 16 bits (nvidia/DeepSeek-R1-FP4 and its like)
+    attention = ATTENTION_NVFP4 if experts == "nvfp4" and moe and weights == "nvfp4" else None
+    return PrecisionSpec(weights=weights, experts=experts, kv=kv, activations=activations, attention=attention)
 
 
 @functools.cache
@@ -174,7 +182,10 @@ def build_point(row: Any, speculates: bool, kernels: str = "default") -> Point:
     """
     spec = hardware_spec(row.system)
     assert spec is not None
-    formats = precision_spec(row.weight_precision, row.expert_precision, row.kv_precision, spec.generation)
+    moe = MODELS[row.model].moe if row.model in MODELS else False
+    formats = precision_spec(
+        row.weight_precision, row.expert_precision, row.kv_precision, spec.generation, moe
+    )
     model = build_model(row.model, row.model_file, formats)
     depth = row.mtp_depth if row.mtp_depth > 0 else 3.0
     drafts = depth if speculates else 0.0

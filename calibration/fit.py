@@ -22,6 +22,8 @@ import pandas as pd
 from calibration.e2e_model import GLOBAL, Parameters, Rows, design, offsets, parameters
 from mist_jax.step_coefficients import COEFFICIENTS
 
+#: The packaged fit.
+CATALOGUE = Path(__file__).resolve().parents[1] / "mist_jax" / "catalog" / "step.json"
 #: Residual scales of log TTFT and log TPOT: the noise between two measurements (RESEARCH 10, DATA.md point 7).
 NOISE = np.array([0.12, 0.06])
 TEMPERATURE = 4.0
@@ -143,3 +145,53 @@ def to_catalogue(result: Fit) -> dict[str, Any]:
     for (name, level, key), value in zip(result.params.names, result.theta, strict=True):
         out[name].setdefault(level, {})[key] = round(float(value), 5)
     return out
+
+
+def provenance(path: Path | None) -> dict[str, Any]:
+    """Where the numbers come from: digest of the data, commit, date."""
+    import datetime
+    import hashlib
+    import subprocess
+
+    from calibration.datasets.serving import data_dir
+
+    source = path or data_dir() / "serving" / "train.csv"
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    return {
+        "source": "https://github.com/ai-dynamo/aiconfigurator (silicon_sample.csv, InferenceX-style runs)",
+        "data_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "commit": commit.stdout.strip(),
+        "date": datetime.date.today().isoformat(),
+        "command": "python -m calibration.fit",
+    }
+
+
+def main() -> None:
+    """Command line: fit to all rows, and write the catalogue."""
+    from calibration.datasets.serving import read_serving
+    from calibration.end_to_end import prepare
+    from mist_jax.application import start_jax
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--serving", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=CATALOGUE)
+    args = parser.parse_args()
+    start_jax()
+    frame, fitted, _ = prepare(read_serving(args.serving))
+    result = fit(fitted, np.arange(len(frame)))
+    used = frame[row_weights(frame) > 0]
+    content = json.loads(args.out.read_text()) if args.out.exists() else {}
+    content |= {
+        "provenance": provenance(args.serving),
+        "parameters": len(result.theta),
+        "measured": {k: sorted(used[k].unique()) for k in ("system", "engine", "model")},
+        "offsets": to_catalogue(result),
+    }
+    args.out.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    print(f"{len(result.theta)} parameters, objective {result.objective:.1f}; written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

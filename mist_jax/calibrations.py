@@ -1,24 +1,34 @@
 """Which calibration a deployment gets: packaged, none, or a person's file; with documented fall-backs.
 
 Kernels are chosen as `catalog_loader` says: the chip's own fit, its generation's, the mean over all chips. The
-coefficients of the engine around the kernels (`catalog/step.json`) are a global value times the engine's, the
-version family's and the generation's factor; what was never measured has the factor 1.
+coefficients of the engine around the kernels (`catalog/step.json`) are sums of offsets over levels: global, engine,
+version family, generation, system, number formats, model (`step_coefficients`). What was never measured contributes
+nothing, so an unseen engine, chip or model gets the best of the rest. `calibration_label` says which of these it is:
+
+    calibrated     the system, the model and the engine were all measured (not necessarily together)
+    extrapolated   the system and the engine were measured, the model was not
+    physics-only   the system was not measured end to end, or `calibration=none`
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mist_jax.catalog_loader import kernel_coefficients
-from mist_jax.errors import ConfigError, nearest
+import numpy as np
+
+from mist_jax.catalog_loader import KERNEL_GENERATION, kernel_coefficients
+from mist_jax.errors import ConfigError
 from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec
+from mist_jax.step_coefficients import COEFFICIENTS, values
 from mist_jax.system.calibration import Calibration, default_step_coefficients
 
-#: What `calibration:` may name.
-CHOICES = ("default", "none")
+LABELS = ("calibrated", "extrapolated", "physics-only")
 
 
 def kernel_formats(experts: str | None, generation: str | None) -> dict[str, str]:
@@ -44,37 +54,132 @@ def packaged_kernels(
     return choice.coefficients, choice.level
 
 
+@functools.cache
+def packaged_step() -> dict[str, Any]:
+    """The packaged end-to-end fit (`mist_jax/catalog/step.json`); empty if there is none."""
+    source = resources.files("mist_jax").joinpath("catalog/step.json")
+    return json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
+
+
+def step_offsets(fitted: Mapping[str, Any], keys: Mapping[str, str | None]) -> np.ndarray:
+    """Sum over levels of the offsets of one deployment, [len(COEFFICIENTS)]; unknown keys contribute 0.
+
+    Args:
+        fitted: coefficient → level → key → offset.
+        keys: level → key of the deployment ("global" is "all").
+    """
+    full = {"global": "all", **keys}
+    return np.array(
+        [
+            sum(
+                float(entries.get(full.get(level) or "", 0.0))
+                for level, entries in fitted.get(c.name, {}).items()
+            )
+            for c in COEFFICIENTS
+        ]
+    )
+
+
+def level_keys(hardware: HardwareSpec, engine: EngineSpec, model: ModelSpec) -> dict[str, str | None]:
+    """The keys of a deployment at each level of the hierarchy."""
+    formats = model_formats(model)
+    version = ".".join((engine.version or "").lstrip("v").split(".")[: 3 if engine.name == "sglang" else 2])
+    return {
+        "engine": engine.name,
+        "family": f"{engine.name}|{version}" if version else None,
+        "generation": KERNEL_GENERATION.get(hardware.generation or "", hardware.generation),
+        "system": hardware.id,
+        "weights": formats[0],
+        "experts": formats[1],
+        "model": model.id,
+    }
+
+
+def model_formats(model: ModelSpec) -> tuple[str | None, str | None]:
+    """Storage formats of (weights, experts): what the description asks for, else what the checkpoint says."""
+    weights, experts = model.precision.weights, model.precision.experts
+    if model.config is not None and (weights is None or experts is None):
+        from mist_jax.io.huggingface import read_config
+
+        checkpoint = read_config(model.config)[1]
+        experts = experts or weights or checkpoint.experts
+        weights = weights or checkpoint.ffn
+    return weights, experts or weights
+
+
 def load_calibration(
     name: str, hardware: HardwareSpec, engine: EngineSpec, model: ModelSpec
 ) -> Calibration:
-    """The coefficients for one pool: `none` gives the priors of the physics, `default` the packaged fit.
+    """The coefficients for one pool: `none` gives the priors of the physics, `default` the packaged fit, and a path
+    a file that `mist-jax mode=calibrate` wrote, whose offsets add to the packaged ones.
 
     Raises:
         ConfigError: a path that cannot be read.
     """
+    from mist_jax.energy_catalog import energy_coefficients
     from mist_jax.physics.kernels import default_coefficients
     from mist_jax.physics.step_energy import default_energy_coefficients
+    from mist_jax.vendor_catalog import for_chip
 
-    step, energy = default_step_coefficients(), default_energy_coefficients()
+    energy = default_energy_coefficients()
     if name == "none":
-        return Calibration(kernels=default_coefficients(), step=step, energy=energy)
-    if name != "default":
-        found = "is a file, but files cannot be read yet" if Path(name).exists() else "there is no such file"
-        raise ConfigError(f"calibration: got '{name}'{nearest(name, CHOICES)}; {found}; allowed: {', '.join(CHOICES)}")
-    kernels, _ = packaged_kernels(hardware.id, hardware.generation, engine.name, expert_format(model))
-    return Calibration(kernels=kernels, step=step, energy=energy)
+        return Calibration(kernels=default_coefficients(), step=default_step_coefficients(), energy=energy)
+    own = {} if name == "default" else read_calibration(name)
+    kernels, level = packaged_kernels(hardware.id, hardware.generation, engine.name, model_formats(model)[1])
+    packaged = packaged_step()
+    offsets = step_offsets(packaged.get("offsets", {}), level_keys(hardware, engine, model))
+    added = own.get("offsets", {})
+    offsets = offsets + np.array([float(added.get(c.name, 0.0)) for c in COEFFICIENTS])
+    energy = dataclasses.replace(energy_coefficients(hardware)[0], **own.get("energy", {}))
+    calibration = Calibration(kernels=kernels, step=values(offsets, np), energy=energy)
+    return calibration if added else for_chip(calibration, hardware, level, default_step_coefficients())
 
 
-def expert_format(model: ModelSpec) -> str | None:
-    """Storage format of the experts: what the description asks for, else what the checkpoint says."""
-    asked = model.precision.experts or model.precision.weights
-    if asked is not None or model.config is None:
-        return asked
-    from mist_jax.io.huggingface import read_config
+def read_calibration(path: str) -> dict[str, Any]:
+    """A calibration file: {"offsets": {coefficient: offset}, ...}.
 
-    return read_config(model.config)[1].experts
+    Raises:
+        ConfigError: no such file, not JSON, or unknown coefficients.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(
+            f"calibration: got {path!r}; allowed: default, none, or the path of a calibration file"
+        ) from None
+    except ValueError as exc:
+        raise ConfigError(f"calibration: {path} is not JSON: {exc}") from None
+    known = {c.name for c in COEFFICIENTS}
+    strange = set(content.get("offsets", {})) - known
+    if "offsets" not in content or strange:
+        raise ConfigError(
+            f"calibration: {path} has no `offsets`"
+            if not strange
+            else f"calibration: {path} holds unknown coefficients {sorted(strange)}"
+        )
+    return content
 
 
-def as_dict(step: Any) -> dict[str, Any]:
-    """Field → value of a coefficient pytree."""
-    return {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
+def calibration_label(name: str, hardware: HardwareSpec, engine: EngineSpec, model: ModelSpec) -> str:
+    """How far the calibration reaches this deployment: one of `LABELS`."""
+    measured = packaged_step().get("measured", {})
+    if name == "none" or hardware.id not in measured.get("system", ()):
+        return "physics-only"
+    seen = engine.name in measured.get("engine", ()) and model.id in measured.get("model", ())
+    return "calibrated" if seen else "extrapolated"
+
+
+def interval(label: str, mode: str, engine: str, waits: bool) -> dict[str, tuple[float, float]]:
+    """Factors (low, high) on TTFT and TPOT that hold 80 % of held-out measurements: {"ttft": ..., "tpot": ...}.
+
+    From residuals of the cross-validation: by label, mode ("agg" or "disagg"), engine, and whether requests wait for
+    memory or slots. Empty without a packaged fit.
+    """
+    table = packaged_step().get("intervals", {})
+    if not table:
+        return {}
+    regime = f"{mode}|waits" if waits else mode
+    for key in (f"{label}|{regime}|{engine}", f"{label}|{regime}", f"{label}|{mode}", label):
+        if key in table:
+            return {t: (float(np.exp(v[0])), float(np.exp(v[1]))) for t, v in table[key].items()}
+    return {}
