@@ -27,6 +27,7 @@ import mist_jax as mist
 from mist_jax import build
 from mist_jax.physics.demand import INDEX, machine, seconds, seconds_by_resource, steady_together
 from mist_jax.physics.memory import kv_bytes_total
+from mist_jax.pytree import replace
 from mist_jax.stages.protocol import Work
 from mist_jax.stages.registry import get_stage
 
@@ -67,12 +68,16 @@ search = get_stage("vector_search").build(
         "document_tokens": 256,
     }
 )
-load = get_stage("kv_load").build({"tier": "host", "hit_rate": 1.0, "prefix_share": 0.9, "block_tokens": 256})
+load = get_stage("kv_load").build(
+    {"tier": "host", "hit_rate": 1.0, "prefix_share": 0.9, "block_tokens": 256, "bandwidth": "200 GB/s"}
+)
 work = Work(prompt_tokens=8192.0, kv_bytes_per_token=token_bytes, kv_layers=float(system.model.layers))
+BATCH = 16.0  # questions searched together, one a core
 jobs = {
-    "search": get_stage("vector_search").function(search, work),
+    "search": get_stage("vector_search").function(search, replace(work, batch=BATCH)),
     "KV load": get_stage("kv_load").function(load, work),
 }
+per_question = np.array([1.0 / BATCH, 1.0])  # jobs of each kind that a question brings
 for name, job in jobs.items():
     bound = np.asarray(seconds_by_resource(job, host.rate))
     print(
@@ -81,11 +86,12 @@ for name, job in jobs.items():
 
 # %% [markdown]
 # ## Together, over the rate of questions
-# Each job gets its max-min fair share of cores, DRAM and PCIe; the more questions, the more jobs at once.
+# Questions are searched in batches that use all cores, and the four replicas load at once: a job alone has the whole
+# host. Together each gets its max-min fair share of cores, DRAM and PCIe.
 
 # %%
 rates = np.array([1, 10, 20, 40, 60, 80, 100.0])
-together = jax.jit(lambda r: steady_together(list(jobs.values()), np.ones(len(jobs)) * r, host))
+together = jax.jit(lambda r: steady_together(list(jobs.values()), per_question * r, host))
 out = [{k: np.asarray(v) for k, v in together(r).items()} for r in rates]
 slow = np.array([o["seconds"] for o in out])
 alone = out[0]["alone"]
@@ -134,13 +140,11 @@ names = ("cpu", "host_memory", "host_link")
 
 def search_seconds(log_scale):
     """Search under load with the host's resources scaled by exp(log_scale)."""
-    from mist_jax.pytree import replace
-
     rate = host.rate
     for k, name in enumerate(names):
         rate = rate.at[INDEX[name]].multiply(jax.numpy.exp(log_scale[k]))
     return jax.numpy.log(
-        steady_together(list(jobs.values()), np.ones(2) * at, replace(host, rate=rate))["seconds"][0]
+        steady_together(list(jobs.values()), per_question * at, replace(host, rate=rate))["seconds"][0]
     )
 
 
