@@ -77,7 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         times = run_all(Path(folder))
-    rows = (f"| {n} | {t:.1f} | {c:.1f} |" for n, t, c in times)
+    rows = (f"| {n} | {t:.1f} | {max(c, 0.0):.1f} |" for n, t, c in times)
     table = "\n".join(["| step | seconds | of CPU |", "|---|---|---|", *rows])
     if args.write:
         text = PAGE.read_text(encoding="utf-8")
