@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calibration import iterations
-from calibration.e2e_systems import hardware_spec
 from calibration.datasets.mlperf import read_mlperf
 from calibration.datasets.serving import data_dir
 from calibration.datasets.splitwise import read_splitwise
+from calibration.e2e_systems import hardware_spec
 from calibration.iterations import FACTORS, MEASURES, Runs, make_batch, make_system
 from mist_jax.schema import PrecisionSpec
 from mist_jax.vendor_catalog import board_factor

@@ -231,7 +231,7 @@ def _energy(
     import jax
 
     from mist_jax.physics.step import step_time
-    from mist_jax.physics.step_energy import step_energy
+    from mist_jax.physics.step_energy import iteration_energy
     from mist_jax.system.batch import decode_batch, prefill_batch
 
     served = played.requests["status"] == st.OK
@@ -247,11 +247,7 @@ def _energy(
         program = compiled(step_time)
         pre = program(system, prefill_batch(float(rq["prompt"].mean())))
         dec = program(system, decode_batch(batch, context))
-        per = [
-            np.asarray(step_energy(system.calibration.energy, system.hardware, s.flops.sum(), s.bytes.sum(), s.sent.sum(),
-                                   s.seconds - s.by_operator[-1], s.seconds))
-            for s in (pre, dec)
-        ]  # fmt: skip
+        per = [np.asarray(iteration_energy(system, s)) for s in (pre, dec)]
     dynamic = per[0][1:].sum() * rq.size + per[1][1:].sum() * steps / batch
     chips = build.chips(scenario.parallelism)
     joules = (

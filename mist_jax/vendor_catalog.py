@@ -105,6 +105,23 @@ def board_factor(hardware: HardwareSpec) -> float:
     return min(1.0, hardware.power.tdp / hardware.peak.bf16 / reference)
 
 
+def for_chip(calibration: Any, hardware: HardwareSpec, level: str, step: Any) -> Any:
+    """The calibration of a chip whose kernels come from other chips.
+
+    Args:
+        level: of the kernels' fall-back (`catalog_loader`). "global": the generation's factors, which were fitted
+            around the priors of the step, so `step` (those priors) replaces the packaged ones. "generation": the
+            board's power. Chips with kernels of their own are returned as they are.
+    """
+    if level == "global":
+        factors, _ = vendor_factors(hardware)
+        if not factors:
+            return calibration
+        return scaled(dataclasses.replace(calibration, step=step), factors)
+    board = board_factor(hardware)
+    return calibration if board == 1.0 else scaled(calibration, {"compute_efficiency": board})
+
+
 def tuned_engine() -> dict[str, float]:
-    """Factors of an engine that its vendor tuned to one benchmark (MLPerf closed division) over a default one."""
+    """Factors of an engine as vendors tune it for MLPerf's closed division, over the packaged kernels."""
     return dict(catalogue()["tuned_engine"]["factors"])

@@ -163,3 +163,27 @@ def step_energy(
     scale = jnp.exp(-jnp.logaddexp(0.0, sharp * jnp.log(safe)) / sharp)
     scale = jnp.where(room > 0, scale, 0.0)
     return jnp.concatenate([jnp.reshape(idle, (1,)), dynamic * scale])
+
+
+def iteration_energy(system: Any, step: Any, micro_batches: Array = 1.0) -> Array:
+    """Joules of one iteration on one chip by share, [len(ENERGY_SHARES)]: `step_energy` of a `StepTime`.
+
+    Args:
+        system: `System`; its calibration holds the coefficients. step: `physics.step.StepTime`.
+        micro_batches: those that a chip of a pipeline works on while one passes all stages (pp when full).
+    """
+    from mist_jax.physics.operators import OPERATORS
+
+    attention = OPERATORS.index("attention_decode")
+    flops = equivalent_flops(system.hardware, system.model, step.flops)
+    return step_energy(
+        system.calibration.energy,
+        system.hardware,
+        micro_batches * jnp.sum(flops),
+        micro_batches * jnp.sum(step.bytes),
+        micro_batches * jnp.sum(step.sent),
+        busy_seconds(step.seconds, step.by_operator),
+        step.seconds,
+        attention_bytes=micro_batches * step.bytes[attention],
+        unpacked=micro_batches * unpacked_weights(system.model, step.bytes),
+    )

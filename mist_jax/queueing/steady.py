@@ -30,7 +30,7 @@ from mist_jax.numerics import safe_divide
 from mist_jax.physics.memory import kv_bytes_per_chip, memory_use
 from mist_jax.physics.resolve import resolve
 from mist_jax.physics.step import StepTime, step_seconds, step_time
-from mist_jax.physics.step_energy import ENERGY_SHARES, step_energy
+from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
 from mist_jax.pytree import pytree, replace
 from mist_jax.queueing.gated import gated_ttft
 from mist_jax.queueing.root import solve_load
@@ -333,14 +333,7 @@ def _result(
     pp = system.parallel.pp
     busy = jnp.clip(1.0 - jnp.exp(-(n + rate * ttft)), 0.0, 1.0)
     hw = system.hardware
-    kernels = step.seconds - step.by_operator[-1]
-    shares = step_energy(
-        system.calibration.energy,
-        hw,
-        *(pp * x.sum() for x in (step.flops, step.bytes, step.sent)),
-        kernels,
-        step.seconds,
-    )
+    shares = iteration_energy(system, step, pp)
     # idle power is drawn all the time, the rest while an iteration runs
     power = shares / step.seconds * jnp.where(jnp.arange(len(ENERGY_SHARES)) == 0, 1.0, busy)
     memory = memory_use(system)

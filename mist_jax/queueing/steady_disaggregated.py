@@ -228,13 +228,11 @@ def _disaggregated(
     )
     state = _result(lane, workload, point, lanes, load=load, unstable=unstable, strict=strict)
     state = replace(state, waiting=rate * ttft / lanes)
-    from mist_jax.physics.step_energy import ENERGY_SHARES, step_energy
+    from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
 
     pre_lane = make_lane(prefill, workload)
     whole = step_time(pre_lane.system, _prefill_batch(pre_lane, pool.single))
-    hw, pp = prefill.hardware, prefill.parallel.pp
-    sums = (pp * x.sum() for x in (whole.flops, whole.bytes, whole.sent))
-    shares = step_energy(prefill.calibration.energy, hw, *sums, whole.seconds - whole.by_operator[-1], whole.seconds)
+    shares = iteration_energy(prefill, whole, prefill.parallel.pp)
     power = shares / whole.seconds * jnp.where(jnp.arange(len(ENERGY_SHARES)) == 0, 1.0, busy)
     return Disaggregated(
         decode=state,
