@@ -19,7 +19,7 @@ demo: $(STAMP)   ## plays an hour of production traffic through Llama-3.1-70B on
 test: $(STAMP)   ## lint, types and all tests that are not marked slow
 	$(BIN)/ruff check .
 	$(BIN)/pyright mist_jax
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,10 +7,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from mist_jax.paths import data_dir
+from mist_jax.paths import cache_dir, data_dir
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_platforms", "cpu")
+# the same programs are compiled by many test files and by both test processes: keep them
+jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="session")
