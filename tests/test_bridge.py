@@ -24,7 +24,7 @@ def test_gate_of_vanishing_decode_work_is_a_gated_queue_of_prompts_alone():
     # M/G/1 served in gated batches with no vacation: every waiting prompt is served at the next gate. Simulated.
     rng = np.random.default_rng(1)
     rate, prompt, decode = 6.0, 0.05, 0.02
-    arrivals = np.cumsum(rng.exponential(1.0 / rate, 200_000))
+    arrivals = np.cumsum(rng.exponential(1.0 / rate, 60_000))
     clock, i, total, n = 0.0, 0, 0.0, arrivals.size
     while i < n:
         j = int(np.searchsorted(arrivals, clock, side="right"))
@@ -33,7 +33,7 @@ def test_gate_of_vanishing_decode_work_is_a_gated_queue_of_prompts_alone():
         i, clock = j, end
     simulated = total / n
     predicted = float(gated_ttft(rate, decode, prompt, 1.0, 0.0, 1e9, 1.0))
-    assert predicted == pytest.approx(simulated, rel=0.02)
+    assert predicted == pytest.approx(simulated, rel=0.02)  # sampling error of 60,000 requests: about 0.5 %
 
 
 def test_expected_chunks_of_a_lognormal_prompt():
