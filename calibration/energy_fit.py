@@ -209,7 +209,8 @@ def transfer(values: np.ndarray) -> list[str]:
     error = power / spec.power.tdp / frame.average_power.to_numpy() - 1
     lines = [
         "How the coefficients carry over: `mist_jax/energy_catalog.py`. A test on a chip that the fit has not seen: "
-        "mean power of the Splitwise runs (DGX A100, one prompt phase and 127 tokens, time measured), as a share of TDP:",
+        "mean power of the Splitwise runs (DGX A100, one prompt phase and 127 tokens, time measured), as a "
+        "share of TDP:",
         "",
         "| model | TP | runs | measured | predicted | median error, % |",
         "|---|---|---|---|---|---|",

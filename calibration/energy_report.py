@@ -49,7 +49,7 @@ def text(frame: pd.DataFrame, theta: np.ndarray, values: np.ndarray, transfer: l
         lines.append(f"| {name} | {low:.3g} | {prior:.3g} | {high:.3g} | {value:.3g} |")
     lines += [
         "",
-        "`joule_per_flop` is more than a dense product costs by itself (about 0.5e-12 on H100: 700 W at 650 TFLOP/s "
+        "`joule_per_flop` may exceed what a dense product costs by itself (about 0.5e-12 on H100: 700 W at 650 TFLOP/s "
         "less idle and active power): it stands for all work that grows with the tokens of an iteration (norms, "
         "sampling, on-chip traffic of activations). Prompts then draw the board's limit, as measured.",
         "",

@@ -80,7 +80,7 @@ def measures(x: Array, system: Any, batches: Any) -> Array:
         work = (jnp.sum(flops) * pp, jnp.sum(s.bytes) * pp, jnp.sum(s.sent) * pp)
         parts = (s.by_operator[attention], s.by_operator[experts], s.bytes[attention] * pp)
         parts = (*parts, unpacked_weights(system.model, s.bytes) * pp)
-        return jnp.stack([s.seconds, busy_seconds(s.seconds, s.by_operator), *work, *parts])
+        return jnp.stack([s.seconds, busy_seconds(system, s), *work, *parts])
 
     return jax.vmap(one)(batches)
 

@@ -119,8 +119,9 @@ def text(results: dict[str, Any]) -> str:
         "",
         "Assumed: mean prompts of 300 (llama2-70b), 900 (gptj) and 500 (mixtral) tokens, because none are published; "
         "fewest chips per replica that hold the weights in 0.7 of memory; batch = the KV cache over prompt + 0.7 "
-        "answer, at most 2,048; GPT-J with 4 beams that read the prompt's cache once; TensorRT-LLM as a pipeline where links "
-        "are slow. The mixtral length, the beams' shared reads and the pipelines were settled after a first look at "
+        "answer, at most 2,048; GPT-J with 4 beams that read the prompt's cache once; TensorRT-LLM as a pipeline "
+        "where links are slow. The mixtral length, the beams' shared reads and the pipelines were settled after a "
+        "first look at "
         "the errors of these rows, so they are not blind; the factor is.",
         "",
         f"All {len(table)} rows, leave-accelerator-out: {_cell(table.error)}; one value a model and system (median of "
@@ -142,8 +143,8 @@ def text(results: dict[str, Any]) -> str:
         "",
         "## MLPerf Server (Poisson arrivals at the offered rate)",
         f"Rows with TTFT and TPOT: {len(server)}; {len(ok)} have an offered rate below the predicted capacity (the "
-        "others are saturated by the prediction: vendors choose the rate at the edge, and a capacity that is short by the "
-        "error above turns into any latency). TTFT and TPOT of the stable rows:",
+        "others are saturated by the prediction: vendors choose the rate at the edge, and a capacity short by "
+        "the error above turns into any latency). TTFT and TPOT of the stable rows:",
         "",
         "| model | system | rows | stable | TTFT | TPOT | TPOT of all, at the limit where saturated |",
         "|---|---|---|---|---|---|---|",
@@ -196,7 +197,8 @@ def text(results: dict[str, Any]) -> str:
     lines += [
         "",
         "`cdna4` (MI355X) inherits `cdna3`, labelled extrapolated. CPUs, TPU, Gaudi and Trainium have no measured "
-        "serving run that could be predicted here (the CPU rows of MLPerf name no accelerator): factors 1, physics-only.",
+        "serving run that could be predicted here (the CPU rows of MLPerf name no accelerator): factors 1, "
+        "physics-only.",
     ]
     return "\n".join(lines) + "\n"
 

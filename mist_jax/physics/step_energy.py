@@ -83,16 +83,24 @@ def equivalent_flops(hw: Hardware, model: Model, flops: Array) -> Array:
 _WAITING = ("all_reduce", "expert_dispatch", "pipeline_send")
 
 
-def busy_seconds(seconds: Array, by_operator: Array) -> Array:
-    """Time of an iteration in which a chip computes or loads: without the host's share and collectives (scalar).
+def busy_seconds(system: Any, step: Any) -> Array:
+    """Time of an iteration in which a chip computes or loads: without collectives, launch gaps and waits for the host.
 
-    Measured chips of a tensor-parallel pair draw 10 to 15 % less than one chip alone on the same model
-    (ML.ENERGY v3: Gemma-3-27B, Qwen3-32B on one and two H100). by_operator: [len(STEP_PARTS)], host last.
+    The engine's time per sequence counts as busy, as it is sampling and its copies on the chip (counted as idle, the
+    measured power of batches of hundreds is underestimated by 10 to 15 %). Measured chips of a tensor-parallel pair
+    draw 10 to 15 % less than one chip alone on the same model (ML.ENERGY v3: Gemma-3-27B, Qwen3-32B on H100).
+
+    Args:
+        system: `System`. step: `physics.step.StepTime`.
     """
     from mist_jax.physics.operators import OPERATORS
 
-    waiting = sum((by_operator[OPERATORS.index(o)] for o in _WAITING), start=by_operator[-1])
-    return seconds - waiting
+    coef, host = system.calibration.step, step.by_operator[-1]
+    gaps = system.model.layers * (coef.layer_s + system.engine.eager * coef.eager_layer_s)
+    waiting = sum(
+        (step.by_operator[OPERATORS.index(o)] for o in _WAITING), start=jnp.minimum(host, coef.host_s + gaps)
+    )
+    return step.seconds - waiting
 
 
 #: Weights narrower than this many bytes an element (scales included) are unpacked to 16 bits where the product
@@ -182,7 +190,7 @@ def iteration_energy(system: Any, step: Any, micro_batches: Array = 1.0) -> Arra
         micro_batches * jnp.sum(flops),
         micro_batches * jnp.sum(step.bytes),
         micro_batches * jnp.sum(step.sent),
-        busy_seconds(step.seconds, step.by_operator),
+        busy_seconds(system, step),
         step.seconds,
         attention_bytes=micro_batches * step.bytes[attention],
         unpacked=micro_batches * unpacked_weights(system.model, step.bytes),
