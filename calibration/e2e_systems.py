@@ -144,7 +144,7 @@ def _parallel(row: Any, pool: str, model: Any) -> Any:
 
 
 @functools.cache
-def _calibration(system: str, engine: str, experts: str, kernels: str) -> Any:
+def _calibration(system: str, engine: str, experts: str | None, weights: str, kernels: str) -> Any:
     from mist_jax.calibrations import Calibration, packaged_kernels
     from mist_jax.physics.kernels import default_coefficients
     from mist_jax.physics.step_energy import default_energy_coefficients
@@ -154,7 +154,7 @@ def _calibration(system: str, engine: str, experts: str, kernels: str) -> Any:
     assert spec is not None
     chosen = default_coefficients()
     if kernels != "none":
-        chosen = packaged_kernels(system, spec.generation, engine, experts)[0]
+        chosen = packaged_kernels(system, spec.generation, engine, experts, weights)[0]
     return build.as_float64(
         Calibration(kernels=chosen, step=default_step_coefficients(), energy=default_energy_coefficients())
     )
@@ -187,6 +187,7 @@ def build_point(row: Any, speculates: bool, kernels: str = "default") -> Point:
         row.weight_precision, row.expert_precision, row.kv_precision, spec.generation, moe
     )
     model = build_model(row.model, row.model_file, formats)
+    routed = row.expert_precision if float(model.moe_layers) > 0 else None
     depth = row.mtp_depth if row.mtp_depth > 0 else 3.0
     drafts = depth if speculates else 0.0
     systems = {
@@ -195,7 +196,7 @@ def build_point(row: Any, speculates: bool, kernels: str = "default") -> Point:
             model=model,
             parallel=_parallel(row, pool, model),
             engine=_engine(row, pool, drafts if pool == "decode" else 0.0),
-            calibration=_calibration(row.system, row.engine, row.expert_precision, kernels),
+            calibration=_calibration(row.system, row.engine, routed, row.weight_precision, kernels),
         )
         for pool in ("decode", "prefill")
     }

@@ -31,12 +31,17 @@ from mist_jax.system.calibration import Calibration, default_step_coefficients
 LABELS = ("calibrated", "extrapolated", "physics-only")
 
 
-def kernel_formats(experts: str | None, generation: str | None) -> dict[str, str]:
+def kernel_formats(
+    experts: str | None, generation: str | None, weights: str | None = None
+) -> dict[str, str]:
     """Storage formats that the kernels have to be picked for, where a compute precision has several.
 
     mxfp4 experts (gpt-oss): 16-bit activations up to Hopper, 8-bit ones on Blackwell's tensor cores (OpenAI,
     "gpt-oss model card", 2025; vLLM's and TensorRT-LLM's MXFP4 back ends). int4 experts compute in 16 bits.
     """
+    if experts == "fp8":
+        # the public fp8 checkpoints of such models (DeepSeek, Qwen, MiniMax, GLM) have scales of 128 x 128 blocks
+        return {"expert_format": "fp8_block"} | ({"gemm_format": "fp8_block"} if weights == "fp8" else {})
     if experts == "mxfp4":
         new = (generation or "").startswith("blackwell") or generation in ("cdna4",)
         return {"expert_format": "w4a8_mxfp4_mxfp8" if new else "w4a16_mxfp4"}
@@ -47,10 +52,16 @@ def kernel_formats(experts: str | None, generation: str | None) -> dict[str, str
 
 @functools.lru_cache(maxsize=256)
 def packaged_kernels(
-    system: str | None, generation: str | None, engine: str, experts: str | None
+    system: str | None, generation: str | None, engine: str, experts: str | None, weights: str | None = None
 ) -> tuple[Any, str]:
-    """(kernel coefficients, level of the fall-back: "system", "generation", ..., "global")."""
-    choice = kernel_coefficients(system, generation, engine, **kernel_formats(experts, generation))
+    """(kernel coefficients, level of the fall-back: "system", "generation", ..., "global").
+
+    Args:
+        experts: storage format of routed experts; None: the model has none.
+        weights: storage format of the dense products.
+    """
+    formats = kernel_formats(experts, generation, weights)
+    choice = kernel_coefficients(system, generation, engine, **formats)
     return choice.coefficients, choice.level
 
 
@@ -107,6 +118,15 @@ def model_formats(model: ModelSpec) -> tuple[str | None, str | None]:
     return weights, experts or weights
 
 
+def has_experts(model: ModelSpec) -> bool:
+    """Whether the model routes tokens to experts."""
+    if model.config is not None:
+        from mist_jax.io.huggingface import read_config
+
+        return read_config(model.config)[0].experts > 0
+    return bool((model.architecture or {}).get("experts"))
+
+
 def load_calibration(
     name: str, hardware: HardwareSpec, engine: EngineSpec, model: ModelSpec
 ) -> Calibration:
@@ -125,7 +145,9 @@ def load_calibration(
     if name == "none":
         return Calibration(kernels=default_coefficients(), step=default_step_coefficients(), energy=energy)
     own = {} if name == "default" else read_calibration(name)
-    kernels, level = packaged_kernels(hardware.id, hardware.generation, engine.name, model_formats(model)[1])
+    weights, experts = model_formats(model)
+    routed = experts if has_experts(model) else None
+    kernels, level = packaged_kernels(hardware.id, hardware.generation, engine.name, routed, weights)
     packaged = packaged_step()
     offsets = step_offsets(packaged.get("offsets", {}), level_keys(hardware, engine, model))
     added = own.get("offsets", {})
