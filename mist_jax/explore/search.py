@@ -1,0 +1,430 @@
+"""`search`: the best design between bounds, by gradients from many starts, whole numbers and choices included.
+
+Continuous variables descend in log space (Adam on the augmented Lagrangian of `gradient`), all starts of all discrete
+choices side by side. The best are rounded, evaluated again, and polished by a pattern search that keeps to feasible
+points: what is reported has been evaluated as it stands. After Hong et al., DOSA (MICRO 2023), which rounds and
+re-evaluates while it descends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mist_jax.compose import with_overrides
+from mist_jax.errors import ConfigError, Status, nearest
+from mist_jax.explore.axes import GROUPS, option_mapping, parse_axes
+from mist_jax.explore.deployments import SLOTS, Structure, is_direct
+from mist_jax.schema import Scenario
+
+#: Variables that are whole numbers.
+WHOLE = ("max_num_batched_tokens", "max_num_seqs", "block_size", "replicas", "units", "domain", "isl", "osl")
+#: Figures of which less is better; an objective that is none of them is maximized.
+LESS = (
+    "ttft_s", "tpot_s", "e2e_s", "step_s", "waiting", "power_w", "energy_per_output_token_j",
+    "cost_per_million_output_tokens_usd", "chips", "weights_bytes", "prefill_wait_s", "transfer_s",
+    "die_area_mm2", "chip_cost_usd", "chip_power_w",
+)  # fmt: skip
+#: Relative slack within which a constraint counts as met.
+SLACK = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """The best design found, evaluated as it stands (whole numbers rounded)."""
+
+    best: dict[str, Any]  #: path → value, choices included; empty if nothing feasible was found
+    objective: float  #: value of the objective figure (or product of figures)
+    feasible: bool
+    figures: dict[str, float]  #: all figures at the best design
+    evaluations: int  #: deployments evaluated, each gradient counted as one
+    history: xr.Dataset  #: `objective(evaluation)`: best feasible value so far
+    runners_up: list[dict[str, Any]]  #: best of the other discrete choices, with their `objective`
+    scenario: Scenario | None = dataclasses.field(repr=False, default=None)  #: the best design as a scenario
+
+
+class Problem:
+    """A search problem as arrays; `evaluate` gives figures at positions in the unit cube."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        objective: str | Mapping[str, float],
+        variables: Mapping[str, Any],
+        constraints: Mapping[str, Any] | None = None,
+        choices: Mapping[str, Any] | None = None,
+        maximize: bool | None = None,
+    ) -> None:
+        from mist_jax.explore import gradient
+
+        self.scenario = scenario
+        self.choice_axes = parse_axes(scenario, choices) if choices else ()
+        for axis in self.choice_axes:
+            if axis.name in variables:
+                raise ConfigError(f"{axis.name}: is both a variable and a choice")
+        self.structure = Structure(scenario, self.choice_axes)
+        if len(self.structure.kinds) != 1:
+            why = (
+                "; ".join(self.structure.problems)
+                or "both closed and open load, or with and without a prefill pool"
+            )
+            raise ConfigError(f"search: the choices must be of one kind ({why})")
+        self.kind = self.structure.kinds[0]
+        self.layout = self.structure.layouts[self.kind]
+        self.table = self.structure.columns[self.kind]
+        self.names = gradient.names_of(self.kind)
+        self.paths, self.whole = list(variables), []
+        if not 1 <= len(self.paths) <= gradient.MAX_VARIABLES:
+            raise ConfigError(
+                f"variables: got {len(self.paths)}; a search takes 1 to {gradient.MAX_VARIABLES}"
+            )
+        size = gradient.MAX_VARIABLES
+        self.low, self.high = np.zeros(size), np.zeros(size)
+        self.spread, self.moved = np.zeros((len(self.table), size)), np.zeros(len(self.table), dtype=bool)
+        for k, (path, bounds) in enumerate(variables.items()):
+            self._add(k, path, bounds)
+        self.sign, self.exponents = self._objective(objective, maximize)
+        self.upper, self.lower, self.judged = self._constraints(constraints or {})
+        always = np.zeros_like(self.judged)
+        for name in (
+            "memory_need",
+            *(n for n in self.names if n.endswith(("_mm2", "chip_cost_usd", "chip_power_w"))),
+        ):
+            always[:, self.names.index(name)] = True
+        self.arrays = {
+            "low": self.low, "high": self.high, "spread": self.spread, "moved": self.moved,
+            "objective": self.exponents * self.sign, "upper": self.upper, "lower": self.lower,
+            "judged": self.judged, "always": always,
+        }  # fmt: skip
+        self.evaluations = 0
+        self.log: list[np.ndarray] = []
+
+    def _add(self, k: int, path: str, bounds: Any) -> None:
+        """One variable; several paths joined by commas keep their ratios."""
+        tied = [p.strip() for p in path.split(",")]
+        for name in tied:
+            if name not in SLOTS:
+                raise ConfigError(
+                    f"variables: '{name}' is no number that moves freely{nearest(name, SLOTS)}; put it under choices"
+                )
+        try:
+            low, high = bounds
+        except (TypeError, ValueError):
+            raise ConfigError(f"{path}: got {bounds!r}; expected (low, high)") from None
+        axis = parse_axes(self.scenario, {tied[0]: [low, high]})[0]
+        if not is_direct(axis, self.scenario):
+            raise ConfigError(
+                f"variables: '{tied[0]}' does not move freely in this scenario; put it under choices"
+            )
+        low, high = axis.values
+        if not 0 < low < high:
+            raise ConfigError(f"{path}: got ({low:g}, {high:g}); a search in log space needs 0 < low < high")
+        self.low[k], self.high[k] = np.log(low), np.log(high)
+        first = None
+        for name in tied:
+            row, scale = self.layout.rows(name)
+            value = float(self.table[row, 0]) / scale
+            first = value if first is None else first
+            self.spread[row, k] = scale * (value / first if first else 1.0)
+            self.moved[row] = True
+        self.whole.append(tied[0].rsplit(".", 1)[-1] in WHOLE)
+
+    def _figure(self, name: str, what: str) -> int:
+        if name not in self.names:
+            raise ConfigError(
+                f"{what}: no '{name}'{nearest(name, self.names)}; there are: {', '.join(self.names)}"
+            )
+        return self.names.index(name)
+
+    def _objective(
+        self, objective: str | Mapping[str, float], maximize: bool | None
+    ) -> tuple[float, np.ndarray]:
+        powers = {objective: 1.0} if isinstance(objective, str) else dict(objective)
+        out = np.zeros(len(self.names))
+        for name, power in powers.items():
+            out[self._figure(name, "objective")] = power
+        if maximize is None:
+            maximize = isinstance(objective, str) and objective not in LESS
+        return (-1.0 if maximize else 1.0), out
+
+    def _constraints(self, constraints: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        upper, lower = np.zeros(len(self.names)), np.zeros(len(self.names))
+        judged = np.zeros((2, len(self.names)), dtype=bool)
+        limits = {name: _limits(name, value) for name, value in constraints.items()}
+        # always: a request fits in the KV cache; open load below saturation
+        limits["memory_need"] = (None, 1.0)
+        if self.kind[0] == "open":
+            low, high = limits.get("load", (None, None))
+            limits["load"] = (low, min(1.0, high) if high is not None else 1.0)
+        for name, (low, high) in limits.items():
+            at = self._figure(name, "constraints")
+            if high is not None:
+                upper[at], judged[0, at] = np.log(high), True
+            if low is not None:
+                lower[at], judged[1, at] = np.log(low), True
+        return upper, lower, judged
+
+    def columns(self, choice: np.ndarray) -> np.ndarray:
+        """Table columns of choices, [designs, rows]."""
+        return self.table[:, self.structure.column[choice]].T
+
+    def values(self, x: np.ndarray) -> np.ndarray:
+        """Numbers of the variables at positions [..., variables]."""
+        n = len(self.paths)
+        return np.exp(self.low[:n] + x[..., :n] * (self.high - self.low)[:n])
+
+    def rounded(self, x: np.ndarray) -> np.ndarray:
+        """Positions with whole variables at the nearest whole number within the bounds."""
+        out, n = x.copy(), len(self.paths)
+        for k in range(n):
+            if self.whole[k]:
+                low, high = np.ceil(np.exp(self.low[k]) - 1e-9), np.floor(np.exp(self.high[k]) + 1e-9)
+                value = np.clip(
+                    np.round(np.exp(self.low[k] + x[..., k] * (self.high[k] - self.low[k]))), low, high
+                )
+                out[..., k] = (np.log(value) - self.low[k]) / (self.high[k] - self.low[k])
+        return out
+
+    def evaluate(
+        self, x: np.ndarray, choice: np.ndarray, multipliers: Any = None, weight: float = 10.0
+    ) -> Any:
+        """Figures, slopes, constraints of designs; adds `score` (signed log objective; inf where not feasible)."""
+        from mist_jax.explore import gradient
+
+        if multipliers is None:
+            multipliers = np.zeros((len(x), 2, len(self.names)))
+        problem = {**self.arrays, "weight": np.float64(weight)}
+        out = gradient.evaluate_designs(self.kind, self.layout, x, self.columns(choice), multipliers, problem)
+        worst = np.where(self.judged, out["c"], -1.0).max(axis=(1, 2))
+        logs = np.log(out["y"]) @ (self.exponents * self.sign)
+        good = (out["status"] == Status.OK) & (worst <= SLACK)
+        out["score"] = np.where(good, logs, np.inf)
+        out["merit"] = np.where(np.isin(out["status"], (0, 3)), logs, 1e3) + 100.0 * np.maximum(worst, 0.0)
+        self.evaluations += len(x)
+        whole = (
+            ~np.array([False]) if not any(self.whole) else np.all(np.abs(self.rounded(x) - x) < 1e-9, axis=1)
+        )
+        self.log.append(np.where(whole, out["score"], np.inf) * np.ones(len(x)))
+        return out
+
+
+def _limits(name: str, value: Any) -> tuple[float | None, float | None]:
+    """(low, high) of a constraint: "<= 2", ">= 100", (low, high); a number limits the bad side."""
+    if isinstance(value, str):
+        sign, text = value.strip()[:2], value.strip()[2:]
+        try:
+            number = float(text)
+        except ValueError:
+            raise ConfigError(
+                f"constraints.{name}: got {value!r}; write '<= 2.0' or '>= 100' in SI units"
+            ) from None
+        if sign not in ("<=", ">="):
+            raise ConfigError(f"constraints.{name}: got {value!r}; write '<= 2.0' or '>= 100' in SI units")
+        pair: tuple[Any, Any] = (None, number) if sign == "<=" else (number, None)
+    elif isinstance(value, int | float):
+        pair = (None, float(value)) if name in LESS else (float(value), None)
+    else:
+        low, high = value
+        pair = (low, high)
+    if any(v is not None and v <= 0 for v in pair):
+        raise ConfigError(f"constraints.{name}: got {value!r}; limits must be positive")
+    return pair
+
+
+def search(
+    scenario: Scenario,
+    objective: str | Mapping[str, float] = "cost_per_million_output_tokens_usd",
+    variables: Mapping[str, Any] | None = None,
+    constraints: Mapping[str, Any] | None = None,
+    choices: Mapping[str, Any] | None = None,
+    *,
+    maximize: bool | None = None,
+    starts: int = 16,
+    steps: int = 60,
+    polish: int = 14,
+    seed: int = 0,
+) -> SearchResult:
+    """The best design between bounds.
+
+    Args:
+        scenario: what the variables and choices vary.
+        objective: a figure of `sweep` or of the chip model (`die_area_mm2`, `chip_cost_usd`, `chip_power_w`), or
+            figure → exponent for a product of powers. Minimized if less of it is better, else maximized.
+        variables: dotted path → (low, high), 1 to 10. Paths joined by commas move together, their ratios kept.
+        constraints: figure → "<= v", ">= v" or (low, high), SI. Memory and, for open load, stability always hold.
+        choices: axes as for `sweep`, all combinations of which are searched.
+        maximize: overrides the sense of the objective.
+        starts, steps: descents per choice, and gradient steps of each.
+        polish: rounds of the pattern search around the best rounded designs.
+        seed: of the starts.
+
+    Returns:
+        `SearchResult`; its design has been evaluated as it stands.
+
+    Raises:
+        ConfigError: an unknown figure, path or option, or bounds that cannot be.
+
+    Range: that of the steady state (means, no percentiles). Not modelled: margins on chips.
+    """
+    if not variables:
+        raise ConfigError(
+            "search: no variables; give at least one, such as {'engine.max_num_batched_tokens': (256, 16384)}"
+        )
+    problem = Problem(scenario, objective, variables, constraints, choices, maximize)
+    import jax
+
+    with jax.enable_x64(True):
+        x, choice = _descend(problem, starts, steps, seed)
+        x, choice = _polish(problem, x, choice, polish)
+    return _result(problem, x, choice, objective)
+
+
+def _descend(problem: Problem, starts: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The final positions of all starts of all choices that can be built."""
+    import optax
+    from scipy.stats import qmc
+
+    from mist_jax.explore import gradient
+
+    usable = np.flatnonzero(problem.structure.kind == 0)
+    n = len(problem.paths)
+    points = qmc.Sobol(n, seed=seed).random_base2(max(int(np.ceil(np.log2(starts))), 0))[:starts]
+    x = np.full((len(usable) * starts, gradient.MAX_VARIABLES), 0.5)
+    x[:, :n] = np.tile(points, (len(usable), 1))
+    choice = np.repeat(usable, starts)
+    multipliers = np.zeros((len(x), 2, len(problem.names)))
+    weight = 5.0
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, steps, 0.05))
+    state = optimizer.init(x)
+    best, merit = x.copy(), np.full(len(x), np.inf)
+    for step in range(steps):
+        out = problem.evaluate(x, choice, multipliers, weight)
+        better = out["merit"] < merit
+        best[better], merit[better] = x[better], out["merit"][better]
+        size = np.linalg.norm(out["slope"], axis=1, keepdims=True)
+        updates, state = optimizer.update(out["slope"] / np.maximum(size, 1.0), state)
+        x = np.clip(x + np.asarray(updates), 0.0, 1.0)
+        if step % 10 == 9:
+            multipliers = np.maximum(0.0, multipliers + weight * out["c"]) * problem.judged
+            weight = min(weight * 1.5, 50.0)
+    return best, choice
+
+
+def _polish(
+    problem: Problem, x: np.ndarray, choice: np.ndarray, rounds: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Round, keep the best few of each choice, and step along single variables and pairs while it helps."""
+    x = problem.rounded(x)
+    out = problem.evaluate(x, choice)
+    keep = []
+    for number in np.unique(choice):
+        at = np.flatnonzero(choice == number)
+        keep.extend(at[np.argsort(out["merit"][at])[:2]])
+    ranked = sorted(keep, key=lambda i: out["merit"][i])
+    x, choice, merit, score = x[ranked], choice[ranked], out["merit"][ranked], out["score"][ranked]
+    n = len(problem.paths)
+    directions = np.eye(x.shape[1])[:n]
+    pairs = [
+        directions[i] + s * directions[j] for i, j in itertools.combinations(range(n), 2) for s in (1, -1)
+    ]
+    directions = np.concatenate([directions, *([np.stack(pairs)] if pairs else [])])
+    width = np.full(len(x), 0.05)
+    for round_number in range(rounds):
+        # the leaders get most of the rounds
+        alive = (
+            np.arange(len(x))
+            if round_number < 2
+            else np.argsort(np.where(np.isfinite(score), score, merit))[:3]
+        )
+        trial = np.concatenate([x[i] + sign * width[i] * directions for i in alive for sign in (1, -1)])
+        owner = np.repeat(alive, 2 * len(directions))
+        trial = problem.rounded(np.clip(trial, 0.0, 1.0))
+        # a step smaller than a whole number moves by one instead
+        signs = np.tile(np.concatenate([directions, -directions]), (len(alive), 1))
+        for k in (k for k in range(n) if problem.whole[k]):
+            stuck = (np.abs(trial[:, k] - x[owner, k]) < 1e-12) & (signs[:, k] != 0)
+            span = problem.high[k] - problem.low[k]
+            value = np.maximum(np.exp(problem.low[k] + trial[:, k] * span) + signs[:, k], 1e-9)
+            moved = np.clip((np.log(value) - problem.low[k]) / span, 0.0, 1.0)
+            trial[:, k] = np.where(stuck, moved, trial[:, k])
+        trial = problem.rounded(trial)
+        out = problem.evaluate(trial, choice[owner])
+        for i in alive:
+            mine = np.flatnonzero(owner == i)
+            rank = np.where(np.isfinite(out["score"][mine]), out["score"][mine] - 1e6, out["merit"][mine])
+            now = score[i] - 1e6 if np.isfinite(score[i]) else merit[i]
+            top = mine[np.argmin(rank)]
+            if rank.min() < now - 1e-12:
+                x[i], merit[i], score[i] = trial[top], out["merit"][top], out["score"][top]
+                width[i] *= 1.3
+            else:
+                width[i] *= 0.4
+    return x, choice
+
+
+def _result(problem: Problem, x: np.ndarray, choice: np.ndarray, objective: Any) -> SearchResult:
+    out = problem.evaluate(x, choice)
+    order = np.argsort(np.where(np.isfinite(out["score"]), out["score"], 1e6 + out["merit"]))
+    designs: dict[int, dict[str, Any]] = {}
+    for i in order:
+        if int(choice[i]) in designs or not np.isfinite(out["score"][i]):
+            continue
+        designs[int(choice[i])] = _described(problem, x[i], int(choice[i])) | {
+            "objective": float(np.exp(problem.sign * out["score"][i]))
+        }
+    scores = np.concatenate(problem.log)
+    best = np.exp(problem.sign * np.minimum.accumulate(scores)) if len(scores) else scores
+    best = np.where(np.isfinite(np.minimum.accumulate(scores)), best, np.nan)
+    name = objective if isinstance(objective, str) else "objective"
+    history = xr.Dataset(
+        {
+            "objective": (
+                "evaluation",
+                best,
+                {"sense": "min" if problem.sign > 0 else "max", "long_name": name},
+            )
+        },
+        coords={"evaluation": np.arange(1, len(best) + 1)},
+    )
+    top = int(order[0])
+    figures = {n: float(v) for n, v in zip(problem.names, out["y"][top], strict=True)}
+    if not designs:
+        return SearchResult({}, float("nan"), False, figures, problem.evaluations, history, [], None)
+    ranked = list(designs.values())
+    value = ranked[0].pop("objective")
+    return SearchResult(
+        ranked[0],
+        value,
+        True,
+        figures,
+        problem.evaluations,
+        history,
+        ranked[1:],
+        _scenario(problem, ranked[0]),
+    )
+
+
+def _described(problem: Problem, x: np.ndarray, choice: int) -> dict[str, Any]:
+    """path → value of a design; tied paths get their own entries."""
+    shape = tuple(a.size for a in problem.choice_axes)
+    index = np.unravel_index(choice, shape) if shape else ()
+    out: dict[str, Any] = {a.name: a.values[int(i)] for a, i in zip(problem.choice_axes, index, strict=True)}
+    for k, (path, value) in enumerate(zip(problem.paths, problem.values(x), strict=True)):
+        for name in (p.strip() for p in path.split(",")):
+            row, scale = problem.layout.rows(name)
+            number = float(value * problem.spread[row, k] / scale)
+            out[name] = float(round(number)) if problem.whole[k] else number
+    return out
+
+
+def _scenario(problem: Problem, design: Mapping[str, Any]) -> Scenario:
+    """The base scenario with a design's choices and numbers."""
+    groups = {k: v for k, v in design.items() if k in GROUPS}
+    changes: dict[str, Any] = {GROUPS[k]: option_mapping(k, v) for k, v in groups.items()}
+    changes |= {k: v for k, v in design.items() if k not in GROUPS}
+    return with_overrides(problem.scenario, changes)
