@@ -1,91 +1,97 @@
-"""Play the requests of a logged engine run and compare: per request, without having fitted on it.
+"""Play the requests of a logged engine run: predictions of every request, and errors where the log tells.
 
-The engine's settings come from the run's `meta.json`; the KV cache is what the engine computes for that chip. A
-data-parallel engine is one client a rank behind a least-requests router, as vLLM's internal load balancer sends a
-request to the rank with the fewest (docs.vllm.ai, "Data Parallel Deployment").
+The settings are those of the log (`meta.json`); the coefficients are the packaged ones, which no such run entered.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from calibration.datasets.engine_runs import EngineRun, read_engine_run
+from calibration.datasets.names import model_key, snake, system_key
+
+#: Models whose measured name is that of a variant with the same architecture.
+_SAME = {"qwen3_coder_30b_a3b": "qwen3_30b_a3b"}
 
 
-def run_scenario(run: EngineRun):
-    """The run as a scenario: chip, model, parallelism and the engine's own settings."""
+def scenario_of(run: EngineRun, system: str, model: str, calibration: str = "default") -> Any:
+    """The run as a scenario: its engine settings, the chip and model as named."""
     import mist_jax as mist
 
-    s = run.settings
-    experts = bool(s.get("enable_expert_parallel"))
-    chips = run.tp * run.dp
-    return mist.load(
-        [
-            f"hardware={run.system}",
-            f"model={run.model}",
-            "engine=vllm",
-            f"engine.version='{run.version}'",
-            f"engine.max_num_seqs={s.get('max_num_seqs') or 1024}",
-            f"engine.max_num_batched_tokens={s.get('max_num_batched_tokens') or 8192}",
-            f"engine.block_size={s.get('block_size') or 16}",
-            f"engine.memory_utilization={s.get('gpu_memory_utilization') or 0.9}",
-            "model.precision.kv=" + ("fp8" if str(s.get("kv_cache_dtype")).startswith("fp8") else "bf16"),
-            f"parallelism.tp={run.tp}",
-            f"parallelism.dp={run.dp}",
-            f"parallelism.ep={chips if experts else 1}",
-            "parallelism.moe_tp=null",
-        ]
-    )
+    settings = run.settings
+    model = _SAME.get(model, model)
+    overrides = [
+        f"hardware={system}",
+        f"model={model}",
+        "engine=vllm",
+        "workload=chat",
+        f"engine.version={'.'.join(run.version.split('.')[:2])}",
+        f"parallelism.tp={run.tp}",
+        f"parallelism.dp={run.dp}",
+        f"parallelism.ep={run.ep}",
+        f"calibration={calibration}",
+    ]
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
+        if settings.get(name):
+            overrides.append(f"engine.{name}={int(settings[name])}")
+    if settings.get("gpu_memory_utilization"):
+        overrides.append(f"engine.memory_utilization={float(settings['gpu_memory_utilization'])}")
+    if settings.get("enforce_eager"):
+        overrides.append("engine.cuda_graphs=false")
+    if str(settings.get("kv_cache_dtype", "")).startswith("fp8"):
+        overrides.append("model.precision.kv=fp8")
+    return mist.load(overrides)
 
 
-def predict_engine_run(folder: str | Path, system: str | None = None, model: str | None = None) -> pd.DataFrame:
-    """Predicted and measured times of each request of the run in `folder`.
-
-    Args:
-        folder: requests.jsonl and meta.json (timeseries.csv is not needed).
-        system, model: names of `conf/hardware` and `conf/model`; default: what the folder says.
-
-    Returns:
-        request_id, pred_ttft_ms, pred_tpot_ms, pred_e2e_ms, and the measured columns where the log has them.
-    """
-    import dataclasses
-
-    from mist_jax.play import play
+def predict_run(run: EngineRun, system: str, model: str, calibration: str = "default") -> pd.DataFrame:
+    """One row a request of the log, in its order: request_id, pred_ttft_ms, pred_tpot_ms, pred_e2e_ms."""
+    import mist_jax as mist
     from mist_jax.queueing.trace import Trace
 
-    run = read_engine_run(folder, system)
-    if model is not None:
-        from calibration.datasets.names import model_key, snake
-
-        run = dataclasses.replace(run, model=snake(model_key(model) or model))
-    rq = run.requests
+    rows = run.requests
     trace = Trace(
-        rq.arrival_s.to_numpy(float), rq.input_tokens.to_numpy(np.int64), rq.output_tokens.to_numpy(np.int64)
+        rows.arrival_s.to_numpy() - rows.arrival_s.min(),
+        rows.input_tokens.to_numpy(),
+        rows.output_tokens.to_numpy(),
+        name=run.name,
     )
-    ds = play(run_scenario(run), trace)
-    out = pd.DataFrame(
+    played = mist.play(scenario_of(run, system, model, calibration), trace)
+    tpot = np.asarray(played.tpot_s)
+    return pd.DataFrame(
         {
-            "request_id": rq.request_id,
-            "pred_ttft_ms": 1e3 * ds.ttft_s.values,
-            "pred_tpot_ms": 1e3 * ds.tpot_s.values,
-            "pred_e2e_ms": 1e3 * ds.e2e_s.values,
+            "request_id": rows.request_id,
+            "pred_ttft_ms": 1e3 * np.asarray(played.ttft_s),
+            "pred_tpot_ms": 1e3 * np.where(np.isfinite(tpot), tpot, 0.0),
+            "pred_e2e_ms": 1e3 * np.asarray(played.e2e_s),
         }
     )
-    for name in ("ttft_ms", "tpot_ms", "e2e_ms"):
-        if name in rq:
-            out[name] = rq[name].to_numpy()
-    return out
 
 
-def error_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean, median and P99 of measured and predicted times, with the error in %."""
-    rows = []
+def errors(run: EngineRun, predicted: pd.DataFrame) -> pd.DataFrame:
+    """Measured and predicted mean and P99 of TTFT, TPOT, E2E, and the error of each, %."""
+    out = []
     for name in ("ttft", "tpot", "e2e"):
-        measured, predicted = frame[f"{name}_ms"].dropna(), frame[f"pred_{name}_ms"].dropna()
-        for label, f in (("mean", np.mean), ("median", np.median), ("p99", lambda x: np.percentile(x, 99))):
-            m, p = float(f(measured)), float(f(predicted))
-            rows.append((name, label, m, p, 100.0 * (p / m - 1.0)))
-    return pd.DataFrame(rows, columns=["quantity", "statistic", "measured_ms", "predicted_ms", "error_%"])
+        a = run.requests[f"{name}_ms"].to_numpy()
+        ok = np.isfinite(a)
+        b = predicted[f"pred_{name}_ms"].to_numpy()
+        for label, f in (("mean", np.mean), ("p99", lambda x: np.percentile(x, 99))):
+            m, p = float(f(a[ok])), float(f(b[ok]))
+            out.append(
+                {"run": run.name, "quantity": f"{label} {name}", "measured_ms": m, "predicted_ms": p}
+                | {"error_percent": 100.0 * (p / m - 1.0)}
+            )
+    return pd.DataFrame(out)
+
+
+def write_engine_run(folder: Path, system: str, model: str, out: Path) -> None:
+    """Predict the run in `folder` and write the fixed columns to `out`; prints the errors."""
+    run = read_engine_run(folder, system)
+    predicted = predict_run(run, system_key(system) or snake(system), model_key(model) or snake(model))
+    predicted.to_csv(out, index=False)
+    print(f"{len(predicted)} requests played; written to {out}")
+    if run.requests.ttft_ms.notna().any():
+        print(errors(run, predicted).round(2).to_string(index=False))
