@@ -6,17 +6,15 @@ import os
 import sys
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
-
 from mist_jax.errors import ConfigError
 from mist_jax.paths import conf_dir
 
 EXIT_BAD_INPUT = 2
 
 
-def _job(config: DictConfig) -> Any:
+def _job(config: Any) -> Any:
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from mist_jax.application import run
 
@@ -30,6 +28,13 @@ def _job(config: DictConfig) -> Any:
 
 def main() -> None:
     """Run the application; a description that cannot be right prints one message and exits with code 2."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from mist_jax.help import help_text
+
+        print(help_text(), end="")
+        return
+    import hydra
+
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, not as Hydra's own print and exit 1
     application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)
     try:

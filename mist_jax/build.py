@@ -128,6 +128,7 @@ def build_engine(spec: EngineSpec) -> Engine:
         activation_bytes_per_token=0.0,
         eager=0.0 if spec.cuda_graphs else 1.0,
         prefix_hit_rate=spec.prefix_hit_rate,
+        kv_blocks=spec.num_gpu_blocks or 0.0,
     )
 
 

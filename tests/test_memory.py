@@ -137,3 +137,13 @@ def test_memory_is_compiled_once() -> None:
     for model in MODELS:
         memory(make_system(model, "mi300x"))
     assert memory.traces == 1
+
+
+def test_a_reported_number_of_blocks_goes_before_ours():
+    import mist_jax as mist
+
+    few = mist.evaluate(mist.load(["engine.num_gpu_blocks=500", "workload.rate=0.5"]))
+    assert float(few.kv_blocks) == 500
+    assert float(few.kv_tokens) == 500 * 16
+    many = mist.evaluate(mist.load(["workload.rate=0.5"]))
+    assert float(many["load"]) < float(few["load"])  # a smaller cache saturates earlier

@@ -105,7 +105,7 @@ def read_checked(path: Path) -> Trace:
         if bad.any():
             first = int(np.argmax(bad))
             raise TraceError(
-                f"workload.trace: {path}: request {first + 1} of {trace.size} has {name} = {column[first]:g}, which is no "
+                f"workload.trace: {path}: request {first + 1} of {trace.size} has {name} = {column[first]:g}, no "
                 f"number of at least 0 ({int(bad.sum())} such requests)"
             )
     return trace

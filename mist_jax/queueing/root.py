@@ -29,8 +29,8 @@ def solve_load(
     """The n in (0, high] at which `excess(n, times)`, rising in n, is zero; `high` if it stays below.
 
     `times` is worked out at `NODES` points and interpolated log-linearly for a bisection; `POLISH` secant steps with
-    the exact times, the first with the interpolated slope, remove the interpolation error. The gradient is that of the root
-    (implicit differentiation, `jax.lax.custom_root`), not of the iteration.
+    the exact times, the first with the interpolated slope, remove the interpolation error. The gradient is that of
+    the root (implicit differentiation, `jax.lax.custom_root`), not of the iteration.
 
     Args:
         times: others → seconds [k], smooth and positive.

@@ -39,6 +39,7 @@ from mist_jax.system.deployment import System, Workload
 
 Array = Any
 
+
 @pytree
 class SteadyState:
     """Means of one deployment; scalars."""
@@ -165,7 +166,9 @@ def _times(lane: Lane, others: Array) -> Array:
     m = 1.0 + others
     _, tokens, _ = chunk_tokens(lane, m, others)
     # one vectorized call for both: half the program to compile
-    both = jax.vmap(lambda p: step_seconds(lane.system, _mixed(lane, m, p)))(jnp.stack([jnp.zeros_like(tokens), tokens]))
+    both = jax.vmap(lambda p: step_seconds(lane.system, _mixed(lane, m, p)))(
+        jnp.stack([jnp.zeros_like(tokens), tokens])
+    )
     return _in_turn(lane, both)
 
 
@@ -295,9 +298,7 @@ def _open_ttft(lane: Lane, workload: Workload, point: Any) -> Array:
     shared = jnp.where(lane.system.parallel.dp > 1.0, step.admission_steps_dp, 0.0)
     late = jnp.maximum(step.admission_steps - 1.0 + shared, 0.0) * occupied * point.mean
     outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
-    return outside + late + gated_ttft(
-        point.rate, decode, prompt, lane.isl, workload.isl_cv, room, occupied
-    )
+    return outside + late + gated_ttft(point.rate, decode, prompt, lane.isl, workload.isl_cv, room, occupied)
 
 
 @pytree
@@ -316,7 +317,9 @@ class _Point:
 def _point(lane: Lane, n: Array, others: Array, residual: Array) -> _Point:
     m = 1.0 + others
     _, tokens, share = chunk_tokens(lane, m, others)
-    both = jax.vmap(lambda p: step_time(lane.system, _mixed(lane, m, p)))(jnp.stack([jnp.zeros_like(tokens), tokens]))
+    both = jax.vmap(lambda p: step_time(lane.system, _mixed(lane, m, p)))(
+        jnp.stack([jnp.zeros_like(tokens), tokens])
+    )
     times = _in_turn(lane, both.seconds)
     mean, rate, ttft = _flow(lane, n, others, times, residual)
     step = jax.tree.map(lambda x: x[0] + share * (x[1] - x[0]), both)
@@ -324,7 +327,13 @@ def _point(lane: Lane, n: Array, others: Array, residual: Array) -> _Point:
 
 
 def _result(
-    lane: Lane, workload: Workload, point: _Point, lanes: Array, *, load: Array, unstable: Array | bool,
+    lane: Lane,
+    workload: Workload,
+    point: _Point,
+    lanes: Array,
+    *,
+    load: Array,
+    unstable: Array | bool,
     strict: bool = True,
 ) -> SteadyState:
     system, step = lane.system, point.step

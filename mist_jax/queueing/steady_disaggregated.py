@@ -138,7 +138,12 @@ def closed_loop_disaggregated(
 
 
 def open_loop_disaggregated(
-    decode: System, prefill: System, transfer: Transfer, workload: Workload, decode_replicas: Array, prefill_replicas: Array
+    decode: System,
+    prefill: System,
+    transfer: Transfer,
+    workload: Workload,
+    decode_replicas: Array,
+    prefill_replicas: Array,
 ) -> Disaggregated:
     """Poisson arrivals at `workload.rate` over both pools; unstable where either pool saturates."""
     return _disaggregated(
@@ -166,7 +171,9 @@ def _disaggregated(
     request = outside.request_s + outside.handover_s + outside.prompt_token_s * workload.isl
 
     # a benchmark that starts with all its requests at once fills the queues of the prefill pool
-    first = jnp.zeros_like(pool.isl) if clients is None else 0.5 * jnp.maximum(clients / pool.lanes - 1.0, 0.0)
+    first = (
+        jnp.zeros_like(pool.isl) if clients is None else 0.5 * jnp.maximum(clients / pool.lanes - 1.0, 0.0)
+    )
     burst = workload.burst_share * first * pool.step_full * pool.isl / pool.budget
 
     def ttft_at(rate: Array) -> tuple[Array, ...]:
@@ -212,6 +219,7 @@ def _disaggregated(
     if clients is None:
         prefill_capacity = pool.lanes * pool.budget / (pool.step_full * pool.isl)
         capacity = jnp.minimum(capacity, prefill_capacity)
+        assert offered is not None  # one of the two loads is given
         load = offered / jnp.maximum(capacity, 1e-30)
         unstable = load > 1.0
     else:
