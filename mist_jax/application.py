@@ -15,6 +15,10 @@ MODES: dict[str, str] = {
     "evaluate": "mist_jax.application:run_evaluate",
     "play": "mist_jax.application:run_play",
     "compare": "mist_jax.compare:run_compare",
+    "sweep": "mist_jax.explore.commands:run_sweep",
+    "search": "mist_jax.explore.commands:run_search",
+    "recommend": "mist_jax.explore.commands:run_recommend",
+    "calibrate": "mist_jax.calibrate:run_calibrate",
 }
 RESULT = "result.nc"
 

@@ -24,10 +24,10 @@ from mist_jax.units import DIMENSIONS
 class JobsPlan(Plan):
     """A plan whose first axis is a list of scenarios, and whose others are plain numbers."""
 
-    def __init__(self, scenarios: list[Scenario], axes: tuple[Axis, ...]) -> None:
+    def __init__(self, scenarios: list[Scenario], axes: tuple[Axis, ...], variables: Any = None) -> None:
         self.scenarios = scenarios
         jobs = Axis("combination", tuple(float(i) for i in range(len(scenarios))), "", True, False)
-        super().__init__(scenarios[0], (jobs, *axes))
+        super().__init__(scenarios[0], (jobs, *axes), variables=variables)
 
     def _parsed(self, axes: Any) -> tuple[Axis, ...]:
         return axes
@@ -44,6 +44,14 @@ class JobsPlan(Plan):
         if not hasattr(self, "_structure"):
             self._structure = Structure.of(self.scenarios)
         return self._structure
+
+
+def evaluate_many(scenarios: list[Scenario], *, variables: Any = None) -> xr.Dataset:
+    """Steady state of a list of scenarios along `combination`, in one program a kind; statuses as in `sweep`."""
+    plan = JobsPlan(scenarios, (), variables)
+    target = _InMemory(plan)
+    run_boxes(plan, plan.boxes(), target, "threads", lambda _: None)
+    return labelled(plan, target.finish())
 
 
 def run_jobs(table: JobTable) -> xr.Dataset:

@@ -1,0 +1,418 @@
+"""`recommend`: the cheapest fleet that meets an objective at a given traffic, the runners-up, and why.
+
+Every candidate fleet (chip, parallelism, replicas, token budget; one pool, or a prefill and a decode pool of possibly
+different chips) is evaluated in one sweep; the cheapest whose mean latencies are within the limits is explained:
+bottleneck (the resource with the largest elasticity of the tightest latency), headroom in traffic, and which changes
+of prices or of the model's error would give another answer. Means are no percentiles: `check=True` plays the choice,
+request by request, and moves to the next fleet until the share of good requests is reached.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mist_jax.compose import with_overrides
+from mist_jax.errors import ConfigError
+from mist_jax.explore.axes import GROUPS, option_mapping
+from mist_jax.explore.sweep import count_status, sweep
+from mist_jax.schema import Scenario
+
+#: Chips that are considered unless others are named: those with a public rental price in wide use.
+CHIPS = ("h100_sxm", "h200_sxm", "b200_sxm", "a100_sxm", "l40s", "mi300x")
+#: Options of `parallelism`; the last two for mixtures of experts.
+PLANS = ("tp1", "tp2", "tp4", "tp8")
+EXPERT_PLANS = ("tp8_ep8", "dp8_ep8")
+#: Numbers whose elasticity is worked out: what a person can buy more of → dotted paths that scale together.
+RESOURCES = {
+    "compute": tuple(f"peak.{p}" for p in ("bf16", "fp8", "int8", "fp4")),
+    "memory bandwidth": ("memory.bandwidth",),
+    "memory capacity": ("memory.capacity",),
+    "scale-up links": ("scale_up.bandwidth",),
+    "network": ("scale_out.bandwidth",),
+}
+STEP = 0.05
+COST = "cost_per_million_output_tokens_usd"
+KEEP = ("ttft_s", "tpot_s", "e2e_s", "load", "chips", "output_tokens_per_s", COST, "meets_slo")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fleet:
+    """One candidate."""
+
+    design: dict[str, Any]  #: axis → value, as for `sweep`
+    usd_per_hour: float
+    chips: int
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+    load: float
+    usd_per_million_tokens: float  #: generated tokens
+
+    @property
+    def text(self) -> str:
+        """The fleet in words."""
+        d = self.design
+        decode = f"{d['parallelism.replicas']:g} x {d['hardware']} {d['parallelism']}"
+        if "hardware@prefill.hardware" not in d:
+            return f"{decode}, {d['engine.max_num_batched_tokens']:g} tokens"
+        prefill = f"{d['prefill.parallelism.replicas']:g} x {d['hardware@prefill.hardware']}"
+        return f"prefill {prefill} {d['parallelism@prefill.parallelism']} + decode {decode}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """The answer and what it rests on."""
+
+    best: Fleet
+    runners_up: list[Fleet]
+    bottleneck: str  #: resource with the largest elasticity of `tightest`
+    tightest: str  #: the figure nearest to its limit ("cost" without limits)
+    slack: float  #: limit over value of `tightest`; inf without limits
+    elasticities: dict[str, dict[str, float]]  #: resource → figure → d log figure / d log resource
+    headroom: float  #: the traffic may grow to so many times the asked one
+    would_change: dict[str, str]  #: change → the fleet that then is cheapest
+    good_share: float | None  #: played share of requests within the limits (None: not played)
+    candidates: int
+    scenario: Scenario = dataclasses.field(repr=False)
+
+    def __str__(self) -> str:
+        b = self.best
+        lines = [
+            f"{b.text}: {b.chips} chips, ${b.usd_per_hour:.2f}/h, ${b.usd_per_million_tokens:.3f} per 1M tokens",
+            f"  TTFT {b.ttft_s * 1e3:.0f} ms, TPOT {b.tpot_s * 1e3:.1f} ms, E2E {b.e2e_s:.2f} s, load {b.load:.0%}",
+            f"  tightest: {self.tightest} (slack {self.slack:.2f}x); bottleneck: {self.bottleneck}; "
+            f"traffic may grow {self.headroom:.2f}x",
+        ]
+        if self.good_share is not None:
+            lines.append(f"  played: {self.good_share:.1%} of requests within the limits")
+        lines += [f"  runner-up: {r.text}, {r.chips} chips, ${r.usd_per_hour:.2f}/h" for r in self.runners_up]
+        lines += [f"  {change}: {fleet}" for change, fleet in self.would_change.items()]
+        return "\n".join([*lines, f"  of {self.candidates} fleets"])
+
+
+def recommend(
+    scenario: Scenario,
+    *,
+    hardware: Sequence[str] | None = None,
+    parallelism: Sequence[str] | None = None,
+    tokens: Sequence[float] = (2048, 8192),
+    max_chips: float = 64,
+    pools: bool = True,
+    check: bool = False,
+    runners_up: int = 4,
+) -> Recommendation:
+    """The cheapest fleet for `scenario.workload` under `scenario.slo`.
+
+    Args:
+        scenario: model, workload (its `rate`, or `concurrency` if closed), SLO; its hardware and plan are replaced.
+        hardware, parallelism: options to consider; default `CHIPS` and `PLANS`.
+        tokens: token budgets of an iteration to consider.
+        max_chips: of a fleet.
+        pools: consider separate prefill and decode pools, of the same or different chips.
+        check: play the choice and go on to the next until `slo.target` is met (at most 5 fleets).
+        runners_up: how many others to report, of different chips or plans.
+
+    Raises:
+        ConfigError: no fleet meets the limits; the message says what comes nearest and why the others fail.
+
+    Range: that of the steady state. Rent only: no power bill, no commitment discounts, no unplanned outages.
+    """
+    from mist_jax.build import build_model
+
+    chips = list(hardware or CHIPS)
+    plans = list(
+        parallelism or (*PLANS, *(EXPERT_PLANS if float(build_model(scenario.model).moe_layers) else ()))
+    )
+    one = _one_pool(scenario, chips, plans, tokens, max_chips)
+    tables = [one]
+    if pools:
+        table = _two_pools(scenario, one, max_chips)
+        if table is not None:
+            tables.append(table)
+    fleets = _fleets(tables, max_chips)
+    if not fleets:
+        raise ConfigError(_why_none(scenario, tables, max_chips))
+    share, tried = None, 0
+    if check:
+        fleets, share, tried = _played(scenario, fleets)
+    best = fleets[0]
+    chosen = fleet_scenario(scenario, best)
+    tightest, slack = _tightest(scenario, best)
+    elasticities = _elasticities(chosen)
+    key = {"cost": "usd_per_s"}.get(tightest, tightest)
+    bottleneck = min(elasticities, key=lambda r: elasticities[r].get(key, 0.0))
+    return Recommendation(
+        best=best,
+        runners_up=_different(fleets, runners_up),
+        bottleneck=bottleneck
+        if elasticities[bottleneck].get(key, 0.0) < -0.01
+        else "host and fixed overheads",
+        tightest=tightest,
+        slack=slack,
+        elasticities=elasticities,
+        headroom=_headroom(chosen),
+        would_change=_changes(scenario, tables, best, max_chips),
+        good_share=share,
+        candidates=sum(t["status"].size for t in tables) + tried,
+        scenario=chosen,
+    )
+
+
+def _counts(limit: float) -> list[float]:
+    """Numbers of replicas to consider: all small ones, then ever wider apart."""
+    some = {*range(1, 13), 14, 16, 18, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256}
+    return [float(n) for n in sorted(some) if n <= limit]
+
+
+def _one_pool(
+    scenario: Scenario, chips: list[str], plans: list[str], tokens: Any, max_chips: float
+) -> xr.Dataset:
+    base = with_overrides(scenario, {"prefill": None}) if scenario.prefill is not None else scenario
+    axes = {
+        "hardware": chips,
+        "parallelism": plans,
+        "parallelism.replicas": _counts(max_chips),
+        "engine.max_num_batched_tokens": list(tokens),
+    }
+    return sweep(base, axes, variables=KEEP, progress=False)
+
+
+def _two_pools(scenario: Scenario, one: xr.Dataset, max_chips: float) -> xr.Dataset | None:
+    """Pools of the chips and plans that give the most tokens per dollar alone."""
+    worth = one["cost_per_million_output_tokens_usd"].where(one["status"] == 0)
+    per_chip = worth.min([d for d in worth.dims if d != "hardware"]).to_series().dropna().sort_values()
+    per_plan = worth.min([d for d in worth.dims if d != "parallelism"]).to_series().dropna().sort_values()
+    if per_chip.empty:
+        return None
+    base = with_overrides(
+        scenario,
+        {"prefill": {k: copy.deepcopy(scenario.config[k]) for k in ("hardware", "parallelism", "engine")}},
+    )
+    counts = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0]
+    axes = {
+        "hardware@prefill.hardware": list(per_chip.index[:4]),
+        "parallelism@prefill.parallelism": list(per_plan.index[:3]),
+        "prefill.parallelism.replicas": [c for c in counts if c <= max_chips],
+        "hardware": list(per_chip.index[:4]),
+        "parallelism": list(per_plan.index[:3]),
+        "parallelism.replicas": [c for c in counts if c <= max_chips],
+    }
+    return sweep(base, axes, variables=KEEP, progress=False)
+
+
+def _rent(ds: xr.Dataset) -> np.ndarray:
+    """$ an hour of every point."""
+    return (ds["cost_per_million_output_tokens_usd"] * ds["output_tokens_per_s"] * 3600.0 / 1e6).values
+
+
+def _fleets(tables: list[xr.Dataset], max_chips: float, margin: float = 1.0, slo: Any = None) -> list[Fleet]:
+    """Fleets that meet the limits, the cheapest first; of equal rent the quicker one."""
+    out = []
+    for ds in tables:
+        good = (ds["status"].values == 0) & (ds["chips"].values <= max_chips)
+        good &= ds["meets_slo"].values > 0 if slo is None else _within(ds, slo, margin)
+        rent, places = _rent(ds), np.argwhere(good)
+        rents = rent[good]
+        if not (rents > 0).any():
+            continue
+        for at in np.argsort(rents, kind="stable")[:400]:
+            index = dict(zip(ds["status"].dims, places[at].tolist(), strict=True))
+            point = ds.isel(index)
+            if rents[at] <= 0:  # a chip without a price is not free
+                continue
+            design = {str(d): point[d].item() for d in index}
+            numbers = {n: float(point[n]) for n in ("ttft_s", "tpot_s", "e2e_s", "load")}
+            out.append(
+                Fleet(
+                    design=design,
+                    usd_per_hour=float(rents[at]),
+                    chips=round(float(point["chips"])),
+                    usd_per_million_tokens=float(point["cost_per_million_output_tokens_usd"]),
+                    **numbers,
+                )
+            )
+    return sorted(out, key=lambda f: (round(f.usd_per_hour, 6), f.e2e_s))
+
+
+def _within(ds: xr.Dataset, slo: Any, margin: float) -> np.ndarray:
+    good = np.ones(ds["status"].shape, dtype=bool)
+    for name, limit in (("ttft_s", slo.ttft), ("tpot_s", slo.tpot), ("e2e_s", slo.e2e)):
+        if limit is not None:
+            good &= ds[name].values * margin <= limit
+    return good
+
+
+def _different(fleets: list[Fleet], count: int) -> list[Fleet]:
+    """The cheapest of each other combination of chips and plans."""
+
+    def key(f: Fleet) -> tuple[Any, ...]:
+        return tuple(v for k, v in f.design.items() if k in GROUPS)
+
+    seen, out = {key(fleets[0])}, []
+    for fleet in fleets[1:]:
+        if key(fleet) not in seen:
+            seen.add(key(fleet))
+            out.append(fleet)
+    return out[:count]
+
+
+def fleet_scenario(scenario: Scenario, fleet: Fleet) -> Scenario:
+    """The scenario of a fleet: ready for `evaluate` and `play`."""
+    changes: dict[str, Any] = {}
+    pooled = "hardware@prefill.hardware" in fleet.design
+    if pooled:
+        changes["prefill"] = {
+            k: copy.deepcopy(scenario.config[k]) for k in ("hardware", "parallelism", "engine")
+        }
+    elif scenario.prefill is not None:
+        changes["prefill"] = None
+    groups = {k: v for k, v in fleet.design.items() if k in GROUPS}
+    changes |= {GROUPS[k]: option_mapping(k, str(v)) for k, v in groups.items()}
+    changes |= {k: v for k, v in fleet.design.items() if k not in GROUPS}
+    return with_overrides(scenario, changes)
+
+
+def _tightest(scenario: Scenario, fleet: Fleet) -> tuple[str, float]:
+    slack = {
+        name: limit / getattr(fleet, name)
+        for name, limit in (
+            ("ttft_s", scenario.slo.ttft),
+            ("tpot_s", scenario.slo.tpot),
+            ("e2e_s", scenario.slo.e2e),
+        )
+        if limit is not None
+    }
+    slack["load"] = 1.0 / max(fleet.load, 1e-9) if scenario.workload.arrivals != "closed" else np.inf
+    name = min(slack, key=lambda n: slack[n])
+    return name, float(slack[name])
+
+
+def _elasticities(scenario: Scenario) -> dict[str, dict[str, float]]:
+    """d log figure / d log resource by central differences, both pools' chips scaled together."""
+    from mist_jax.explore.multirun import evaluate_many
+
+    variants, names = [], []
+    for name, paths in RESOURCES.items():
+        for sign in (1.0, -1.0):
+            changes: dict[str, float] = {}
+            pools = [("hardware", scenario.hardware)]
+            if scenario.prefill is not None:
+                pools.append(("prefill.hardware", scenario.prefill.hardware))
+            for where, chip in pools:
+                for path in paths:
+                    section, key = path.split(".")
+                    value = getattr(getattr(chip, section), key, None)
+                    if value:
+                        changes[f"{where}.{path}"] = value * (1.0 + sign * STEP)
+            if changes:
+                variants.append(with_overrides(scenario, changes))
+                names.append(name)
+    ds = evaluate_many(variants, variables=KEEP)
+    figures = ("ttft_s", "tpot_s", "e2e_s", "load")
+    width = np.log((1.0 + STEP) / (1.0 - STEP))
+    out: dict[str, dict[str, float]] = {}
+    for i in range(0, len(names), 2):
+        up, down = ds.isel(combination=i), ds.isel(combination=i + 1)
+        slopes = {n: float(np.log(up[n] / down[n]) / width) for n in figures}
+        out[names[i]] = {n: v for n, v in slopes.items() if np.isfinite(v)}
+    return out
+
+
+def _headroom(scenario: Scenario) -> float:
+    """How many times the traffic the fleet still takes within the limits, up to 10."""
+    path = "workload.concurrency" if scenario.workload.arrivals == "closed" else "workload.rate"
+    base = scenario.workload.concurrency if scenario.workload.arrivals == "closed" else scenario.workload.rate
+    factors = np.geomspace(1.0, 10.0, 200)
+    ds = sweep(scenario, {path: base * factors}, variables=KEEP, progress=False)
+    good = ds["meets_slo"].values > 0
+    bad = np.flatnonzero(~good)
+    return float(factors[bad[0] - 1] if bad.size and bad[0] > 0 else factors[-1] if not bad.size else 1.0)
+
+
+def _changes(scenario: Scenario, tables: list[xr.Dataset], best: Fleet, max_chips: float) -> dict[str, str]:
+    """Changes of the model's error and of prices that give another answer."""
+    out = {}
+    for percent in (10, 30):
+        fleets = _fleets(tables, max_chips, 1.0 + percent / 100.0, scenario.slo)
+        other = fleets[0].text if fleets else "no fleet meets the limits"
+        if other != best.text:
+            out[f"if latencies are {percent} % above the prediction"] = other
+    for other in _different(_fleets(tables, max_chips), 20):
+        mine = {str(v) for k, v in best.design.items() if k.startswith("hardware")}
+        theirs = {str(v) for k, v in other.design.items() if k.startswith("hardware")}
+        drop = 1.0 - best.usd_per_hour / other.usd_per_hour
+        if not theirs & mine and drop < 0.4:
+            out.setdefault(
+                f"if {' and '.join(sorted(theirs))} cost {max(drop, 0.0):.0%} less"[:80], other.text
+            )
+    return dict(list(out.items())[:6])
+
+
+def _played(scenario: Scenario, fleets: list[Fleet]) -> tuple[list[Fleet], float, int]:
+    """Move to the first fleet whose played share of good requests reaches the target; at most 5 are played."""
+    from mist_jax.play import play
+
+    slo, share, best_share, best_at = scenario.slo, 0.0, -1.0, 0
+    order = [0]
+    for at in range(1, len(fleets)):
+        if fleets[at].usd_per_hour > fleets[order[-1]].usd_per_hour * 1.02 and len(order) < 5:
+            order.append(at)
+    for at in order:
+        ds = play(fleet_scenario(scenario, fleets[at]))
+        good = ds["status"].values == 0
+        for name, limit in (("ttft_s", slo.ttft), ("tpot_s", slo.tpot), ("e2e_s", slo.e2e)):
+            if limit is not None:
+                good = good & ~(ds[name].values > limit)
+        share = float(good.mean())
+        if share > best_share:
+            best_share, best_at = share, at
+        if share >= slo.target:
+            break
+    return fleets[best_at:], best_share, 0
+
+
+def _why_none(scenario: Scenario, tables: list[xr.Dataset], max_chips: float) -> str:
+    counts: dict[str, int] = {}
+    nearest_text = ""
+    best = np.inf
+    for ds in tables:
+        for text, n in count_status(ds).items():
+            counts[text] = counts.get(text, 0) + n
+        ratio = np.zeros(ds["status"].shape)
+        for name, limit in (
+            ("ttft_s", scenario.slo.ttft),
+            ("tpot_s", scenario.slo.tpot),
+            ("e2e_s", scenario.slo.e2e),
+        ):
+            if limit is not None:
+                ratio = np.maximum(ratio, ds[name].values / limit)
+        ratio = np.where((ds["status"].values == 0) & (ds["chips"].values <= max_chips), ratio, np.inf)
+        if np.isfinite(ratio).any() and np.nanmin(ratio) < best:
+            best = float(np.nanmin(ratio))
+            nearest_text = f"; the nearest misses a limit by {100 * (best - 1):.0f} %"
+    why = ", ".join(f"{n} {text}" for text, n in counts.items())
+    return f"recommend: no fleet of up to {max_chips:g} chips meets the limits ({why}){nearest_text}"
+
+
+def settings(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The `recommend` section of the config as arguments.
+
+    Raises:
+        ConfigError: an unknown key.
+    """
+    from mist_jax.errors import nearest
+
+    allowed = ("hardware", "parallelism", "tokens", "max_chips", "pools", "check", "runners_up")
+    section = dict(mapping.get("recommend") or {})
+    for key in section:
+        if key not in allowed:
+            raise ConfigError(
+                f"recommend.{key}: unknown key{nearest(key, allowed)}; allowed: {', '.join(allowed)}"
+            )
+    return {k: v for k, v in section.items() if v is not None}

@@ -1,0 +1,103 @@
+"""`mode=sweep`, `mode=search` and `mode=recommend` of the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mist_jax.application import start_jax, write
+from mist_jax.errors import ConfigError, nearest
+from mist_jax.schema import parse_scenario
+
+SEARCH_KEYS = ("objective", "variables", "constraints", "choices", "maximize", "starts", "steps", "polish")
+
+
+def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted paths: `{workload: {rate: [1, 2]}}` is `{"workload.rate": [1, 2]}`."""
+    out: dict[str, Any] = {}
+    for key, value in section.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        out |= flat(value, path) if isinstance(value, Mapping) else {path: value}
+    return out
+
+
+def run_sweep(mapping: dict[str, Any], out: Path) -> Any:
+    """mode=sweep: the axes of the `sweep` section; writes `result.nc`, or `sweep.zarr` as it goes if it is large."""
+    axes = flat(mapping.get("sweep") or {})
+    if not axes:
+        raise ConfigError(
+            "sweep: no axes; give some, such as 'sweep.workload.rate=[1,2,4]' with a leading '+'"
+        )
+    scenario = parse_scenario(mapping)
+    start_jax()
+    import numpy as np
+
+    from mist_jax.explore.sweep import count_status, sweep
+
+    points = int(np.prod([len(v) if isinstance(v, list) else 1 for v in axes.values()]))
+    large = points > 1_000_000
+    result = sweep(scenario, axes, store=out / "sweep.zarr" if large else None)
+    if not large:
+        write(result, out, mapping)
+    counts = ", ".join(f"{n} {text}" for text, n in count_status(result).items())
+    print(f"{points} points: {counts}\nwritten to {out}")
+    return result
+
+
+def run_search(mapping: dict[str, Any], out: Path) -> Any:
+    """mode=search: the `search` section."""
+    section = {k: v for k, v in (mapping.get("search") or {}).items() if v is not None}
+    for key in section:
+        if key not in SEARCH_KEYS:
+            raise ConfigError(
+                f"search.{key}: unknown key{nearest(key, SEARCH_KEYS)}; allowed: {', '.join(SEARCH_KEYS)}"
+            )
+    for key in ("variables", "choices"):
+        if key in section:
+            section[key] = flat(section[key])
+    scenario = parse_scenario(mapping)
+    start_jax()
+    from mist_jax.explore.search import search
+
+    result = search(scenario, **section)
+    write(result.history, out, mapping)
+    answer = {
+        "best": result.best,
+        "objective": result.objective,
+        "feasible": result.feasible,
+        "figures": result.figures,
+        "evaluations": result.evaluations,
+        "runners_up": result.runners_up,
+    }
+    (out / "answer.json").write_text(json.dumps(answer, indent=2, default=str) + "\n")
+    if not result.feasible:
+        print(f"no design within the bounds meets the constraints ({result.evaluations} evaluations)")
+    for path, value in result.best.items():
+        print(f"{path} = {value:g}" if isinstance(value, float) else f"{path} = {value}")
+    print(f"objective {result.objective:g} after {result.evaluations} evaluations\nwritten to {out}")
+    return result
+
+
+def run_recommend(mapping: dict[str, Any], out: Path) -> Any:
+    """mode=recommend: the cheapest fleet for the workload and SLO."""
+    from mist_jax.explore.recommend import recommend, settings
+
+    options = settings(mapping)
+    scenario = parse_scenario(mapping)
+    start_jax()
+    result = recommend(scenario, **options)
+    out.mkdir(parents=True, exist_ok=True)
+    answer = {
+        "best": {**vars(result.best), "text": result.best.text},
+        "runners_up": [{**vars(f), "text": f.text} for f in result.runners_up],
+        **{k: getattr(result, k) for k in ("bottleneck", "tightest", "slack", "elasticities", "headroom")},
+        "would_change": result.would_change,
+        "good_share": result.good_share,
+        "candidates": result.candidates,
+    }
+    (out / "answer.json").write_text(json.dumps(answer, indent=2) + "\n")
+    (out / "config.json").write_text(json.dumps(mapping, indent=2, default=str) + "\n")
+    print(f"{result}\nwritten to {out}")
+    return result
