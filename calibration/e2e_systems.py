@@ -12,7 +12,7 @@ import pandas as pd
 
 from calibration.datasets.names import MODELS
 from mist_jax import build
-from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec, ParallelismSpec, PrecisionSpec, parse
+from mist_jax.schema import HardwareSpec, ModelSpec, ParallelismSpec, PrecisionSpec, parse
 from mist_jax.system.deployment import System, Transfer, Workload
 from mist_jax.system.engine import Engine
 

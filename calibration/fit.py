@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calibration.e2e_model import GLOBAL, Parameters, Rows, design, offsets, parameters
+from calibration.e2e_model import Parameters, Rows, design, offsets, parameters
 from mist_jax.step_coefficients import COEFFICIENTS
 
 #: The packaged fit.

@@ -150,11 +150,21 @@ def load_calibration(
     kernels, level = packaged_kernels(hardware.id, hardware.generation, engine.name, routed, weights)
     packaged = packaged_step()
     offsets = step_offsets(packaged.get("offsets", {}), level_keys(hardware, engine, model))
-    added = own.get("offsets", {})
-    offsets = offsets + np.array([float(added.get(c.name, 0.0)) for c in COEFFICIENTS])
+    step = values(offsets, np)
     energy = dataclasses.replace(energy_coefficients(hardware)[0], **own.get("energy", {}))
-    calibration = Calibration(kernels=kernels, step=values(offsets, np), energy=energy)
-    return calibration if added else for_chip(calibration, hardware, level, default_step_coefficients())
+    calibration = Calibration(kernels=kernels, step=step, energy=energy)
+    calibration = for_chip(calibration, hardware, level, default_step_coefficients())
+    added = own.get("offsets", {})
+    if not added:
+        return calibration
+    # a person's offsets move the coefficients by the same factor wherever those come from
+    moved = values(offsets + np.array([float(added.get(c.name, 0.0)) for c in COEFFICIENTS]), np)
+    fields = {
+        c.name: getattr(calibration.step, c.name) * getattr(moved, c.name) / getattr(step, c.name)
+        for c in COEFFICIENTS
+        if c.name in added
+    }
+    return dataclasses.replace(calibration, step=dataclasses.replace(calibration.step, **fields))
 
 
 def read_calibration(path: str) -> dict[str, Any]:
