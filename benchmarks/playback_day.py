@@ -29,7 +29,9 @@ def measure() -> list[Measurement]:
     arrival = np.sort(rng.uniform(0.0, 86400.0, REQUESTS))
 
     def lengths(mean: float, spread: float) -> np.ndarray:
-        return np.maximum(np.rint(rng.lognormal(np.log(mean) - spread**2 / 2, spread, REQUESTS)), 1).astype(np.int64)
+        return np.maximum(np.rint(rng.lognormal(np.log(mean) - spread**2 / 2, spread, REQUESTS)), 1).astype(
+            np.int64
+        )
 
     trace = Trace(arrival, np.minimum(lengths(1155, 0.9), 16384), np.minimum(lengths(211, 0.9), 4096))
     engine = replace(client(20480), count=CLIENTS)

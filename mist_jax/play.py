@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,10 @@ def play(scenario: Scenario, trace: Trace | str | None = None) -> xr.Dataset:
         return play_pipeline(scenario, trace, text)
     with jax.enable_x64(True):
         clients, links, system = build_clients(scenario, trace)
+    if trace.closed_loop:
+        # the user sends the next request after the answer has come back: what is outside of iterations counts too
+        outside = float(system.calibration.step.request_s)
+        trace = dataclasses.replace(trace, think_s=trace.think_s + outside)
     try:
         played = playback.play(trace, clients, links=links)
     except ValueError as exc:
@@ -89,10 +94,11 @@ def build_clients(
     per_token = float(kv_bytes_total(system.model, np.asarray(1000.0))) / 1000.0
     front = _engines(scenario, first, pool.hardware, pool.parallelism, pool.engine, context, "prefill.")
     link = playback.Link("kv", float(transfer.bandwidth) * pool.parallelism.replicas, float(transfer.latency))
-    from dataclasses import replace
 
-    front = replace(front, role="prefill", link="kv", kv_bytes_per_token=per_token, name="prefill")
-    main = replace(main, role="decode", kv_bytes_per_token=per_token, name="decode")
+    front = dataclasses.replace(
+        front, role="prefill", link="kv", kv_bytes_per_token=per_token, name="prefill"
+    )
+    main = dataclasses.replace(main, role="decode", kv_bytes_per_token=per_token, name="decode")
     return [front, main], [link], system
 
 

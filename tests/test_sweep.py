@@ -182,7 +182,8 @@ def test_unfit_deployments_are_sorted_out_by_the_first_look(
     looked = mist.sweep(scenario, axes)
     assert (full.status == Status.OUT_OF_MEMORY).any()
     for name in full.data_vars:
-        np.testing.assert_array_equal(looked[name].values, full[name].values, err_msg=str(name))
+        # two shapes of one program: vectorized loops round the last bit differently
+        np.testing.assert_allclose(looked[name].values, full[name].values, rtol=1e-12, err_msg=str(name))
 
 
 def test_nothing_fits(scenario: mist.Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
