@@ -293,7 +293,7 @@ def _descend(problem: Problem, starts: int, steps: int, seed: int) -> tuple[np.n
 
     usable = np.flatnonzero(problem.structure.kind == 0)
     n = len(problem.paths)
-    points = qmc.Sobol(n, seed=seed).random_base2(max(int(np.ceil(np.log2(starts))), 0))[:starts]
+    points = qmc.Sobol(n, rng=seed).random_base2(max(int(np.ceil(np.log2(starts))), 0))[:starts]
     x = np.full((len(usable) * starts, gradient.MAX_VARIABLES), 0.5)
     x[:, :n] = np.tile(points, (len(usable), 1))
     choice = np.repeat(usable, starts)

@@ -44,7 +44,7 @@ def sweep(
             ...) replaces its section, and dotted paths apply after it.
         variables: names to keep; default: all scalars. `breakdown_s` and `power_share_w` must be named.
         store: a zarr folder to write to as boxes finish. One that holds part of the same sweep is completed.
-        executor: "threads", "dask" (a local cluster), or the address of a Dask scheduler.
+        executor: "threads"; spreading over machines is not built yet.
         progress: show a bar; default: on a terminal.
         dtype: float64, or float32 (half the memory, hardly faster; relative error below 1e-4, of TTFT 3e-3).
         config_dir: a folder of your own with further options.
@@ -95,10 +95,7 @@ def run_boxes(
 ) -> None:
     """Evaluate `boxes` and write them to `target`; what has been written stays if one fails."""
     if executor != "threads":
-        from mist_jax.explore.dask_executor import run_on_dask
-
-        run_on_dask(plan, boxes, target, executor, advance)
-        return
+        raise ConfigError(f"executor: got {executor!r}; allowed: threads")
     if not boxes:
         return
     _ = plan.structure  # built once, here, not by both workers

@@ -225,7 +225,9 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     return {
         "attention_in": linear(t_in, elements_in, moved_in),
         "attention_prefill": _cost(
-            step.prefill_attention_scale * core(t_pre), core(prefill_flops), core(jnp.where(chunk > 0, prefill_bytes, 0.0))
+            step.prefill_attention_scale * core(t_pre),
+            core(prefill_flops),
+            core(jnp.where(chunk > 0, prefill_bytes, 0.0)),
         ),
         "attention_decode": _cost(scale * core(t_dec), core(decode_flops), core(decode_bytes)),
         "attention_index": _cost(scale * total(t_index), total(index_flops), total(index_bytes)),
