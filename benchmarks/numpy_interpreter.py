@@ -50,6 +50,11 @@ def _select(which: Array, *cases: Array, **_: Any) -> Array:
     return np.where(which, cases[1], cases[0])
 
 
+def _gather(x: Array, indices: Array, **params: Any) -> Array:
+    # too many forms for a rule of its own, and too rare to matter for the time
+    return np.asarray(jax.lax.gather_p.bind(x, indices, **params))
+
+
 def _plain(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda *x, **_: function(*x)
 
@@ -77,7 +82,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "reduce_min": lambda x, *, axes, **_: np.min(x, axis=tuple(axes)),
     "reduce_and": lambda x, *, axes, **_: np.all(x, axis=tuple(axes)),
     "clamp": lambda low, x, high, **_: np.clip(x, low, high),
-    "dot_general": _dot, "slice": _slice, "iota": _iota, "select_n": _select,
+    "dot_general": _dot, "gather": _gather, "slice": _slice, "iota": _iota, "select_n": _select,
 }  # fmt: skip
 
 
@@ -97,6 +102,32 @@ def numpy_version(function: Callable[..., Any], *example: Any) -> Callable[..., 
     return run
 
 
+def _scan(
+    body: Any,
+    consts: Any,
+    inputs: list[Any],
+    *,
+    length: int,
+    num_consts: int,
+    num_carry: int,
+    reverse: bool,
+    **_: Any,
+) -> list[Any]:
+    fixed, carry, steps = (
+        inputs[:num_consts],
+        inputs[num_consts : num_consts + num_carry],
+        inputs[num_consts + num_carry :],
+    )
+    rows = []
+    for i in reversed(range(length)) if reverse else range(length):
+        out = _evaluate(body, consts, [*fixed, *carry, *(x[i] for x in steps)])
+        carry = out[:num_carry]
+        rows.append(out[num_carry:])
+    if reverse:
+        rows.reverse()
+    return [*carry, *(np.stack(column) for column in zip(*rows))]
+
+
 def _evaluate(jaxpr: Any, consts: Any, arguments: list[Array]) -> list[Array]:
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts)) | dict(zip(jaxpr.invars, arguments))
 
@@ -107,7 +138,9 @@ def _evaluate(jaxpr: Any, consts: Any, arguments: list[Array]) -> list[Array]:
         inputs = [read(v) for v in eqn.invars]
         inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
         name = eqn.primitive.name
-        if inner is not None:
+        if name == "scan":
+            outputs = _scan(inner.jaxpr, inner.consts, inputs, **eqn.params)
+        elif inner is not None:
             outputs = _evaluate(inner.jaxpr, inner.consts, inputs)
         elif name in RULES:
             outputs = [RULES[name](*inputs, **eqn.params)]

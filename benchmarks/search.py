@@ -1,0 +1,176 @@
+"""Search against an exhaustive grid of a million points, random search and CMA-ES or TPE, on three problems.
+
+Every method reports designs that were evaluated as they stand, whole numbers rounded. The figure is the number of
+evaluations (a gradient counts as one) until the best feasible design is within 1 % of the grid's optimum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measurement import Measurement
+
+COST = "cost_per_million_output_tokens_usd"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One problem: what `mist.search` takes, and the sizes of the grid."""
+
+    name: str
+    overrides: list[str]
+    objective: str
+    variables: dict[str, tuple[float, float]]
+    limits: dict[str, float]  #: upper limits
+    choices: dict[str, list[Any]]
+    sizes: tuple[int, ...]
+
+
+CASES = (
+    Case(
+        "cheapest tokens while reading along",
+        ["model=llama3_1_8b", "parallelism=tp1"],
+        COST,
+        {
+            "workload.rate": (0.5, 60),
+            "engine.max_num_batched_tokens": (128, 16384),
+            "engine.max_num_seqs": (8, 1024),
+        },
+        {"ttft_s": 0.5, "tpot_s": 0.03},
+        {"hardware": ["h100_sxm", "a100_sxm", "l40s"]},
+        (150, 50, 50),
+    ),
+    Case(
+        "least energy a token within an end-to-end limit",
+        ["model=qwen3_32b", "hardware=h200_sxm", "parallelism=tp2"],
+        "energy_per_output_token_j",
+        {
+            "workload.rate": (0.1, 30),
+            "engine.max_num_batched_tokens": (256, 16384),
+            "hardware.memory.bandwidth": (1e12, 8e12),
+            "engine.max_num_seqs": (4, 512),
+        },
+        {"e2e_s": 10.0, "ttft_s": 1.0},
+        {},
+        (60, 20, 30, 30),
+    ),
+    Case(
+        "quickest answers of a fleet of given price",
+        ["model=llama3_1_70b"],
+        "e2e_s",
+        {
+            "parallelism.replicas": (1, 16),
+            "workload.rate": (5, 50),
+            "engine.max_num_batched_tokens": (256, 16384),
+        },
+        {COST: 3.0, "ttft_s": 2.0},
+        {"hardware": ["h100_sxm", "mi300x"], "parallelism": ["tp2", "tp4", "tp8"]},
+        (16, 150, 72),
+    ),
+)
+
+
+def grid_optimum(case: Case) -> tuple[float, int]:
+    """(best feasible value, points) of the exhaustive grid."""
+    import mist_jax as mist
+    from mist_jax.explore.search import WHOLE
+
+    axes: dict[str, Any] = {**case.choices}
+    for (path, (low, high)), size in zip(case.variables.items(), case.sizes, strict=True):
+        values = np.geomspace(low, high, size)
+        axes[path] = np.unique(np.round(values)) if path.rsplit(".", 1)[-1] in WHOLE else values
+    ds = mist.sweep(mist.load(case.overrides), axes, variables=[case.objective, *case.limits], progress=False)
+    good = ds["status"] == 0
+    for name, limit in case.limits.items():
+        good = good & (ds[name] <= limit)
+    return float(ds[case.objective].where(good).min()), ds["status"].size
+
+
+def _until(best: np.ndarray, target: float) -> int | None:
+    at = np.flatnonzero(best <= target)
+    return int(at[0]) + 1 if at.size else None
+
+
+def random_search(problem: Any, budget: int, seed: int) -> np.ndarray:
+    """Best objective so far of uniform random designs in log space."""
+    rng = np.random.default_rng(seed)
+    usable = np.flatnonzero(problem.structure.kind == 0)
+    x = np.full((budget, problem.low.size), 0.5)
+    x[:, : len(problem.paths)] = rng.random((budget, len(problem.paths)))
+    out = problem.evaluate(problem.rounded(x), rng.choice(usable, budget))
+    return np.exp(np.minimum.accumulate(out["score"]))
+
+
+def cma_search(problem: Any, budget: int, seed: int) -> np.ndarray:
+    """Best objective so far of CMA-ES with restarts, the budget split over the choices; infeasible by penalty."""
+    import cma
+
+    usable = np.flatnonzero(problem.structure.kind == 0)
+    n = len(problem.paths)
+    scores: list[np.ndarray] = []
+    share, spent = budget // len(usable), 0
+    for number, choice in enumerate(usable):
+        spent, restart = 0, 0
+        while spent < share:
+            start = np.random.default_rng(seed + 97 * number + restart).random(n)
+            options = {"bounds": [0, 1], "seed": seed + restart + 1, "verbose": -9, "popsize": 16}
+            es = cma.CMAEvolutionStrategy(start, 0.3, options)
+            while not es.stop() and spent < share:
+                asked = es.ask()
+                x = np.full((len(asked), problem.low.size), 0.5)
+                x[:, :n] = np.stack(asked)
+                out = problem.evaluate(problem.rounded(x), np.full(len(asked), choice))
+                es.tell(asked, out["merit"].tolist())
+                scores.append(out["score"])
+                spent += len(asked)
+            restart += 1
+    return np.exp(np.minimum.accumulate(np.concatenate(scores)))
+
+
+def measure() -> list[Measurement]:
+    """One figure a problem, and the median as `search`."""
+    import mist_jax as mist
+    from mist_jax.application import start_jax
+    from mist_jax.explore.search import Problem, search
+
+    start_jax()
+    out, ratios, counts = [], [], []
+    for number, case in enumerate(CASES):
+        optimum, points = grid_optimum(case)
+        scenario = mist.load(case.overrides)
+        limits = {k: f"<= {v}" for k, v in case.limits.items()}
+        found = search(scenario, case.objective, case.variables, limits, case.choices or None)
+        curve = np.nan_to_num(found.history["objective"].values, nan=np.inf)
+        reached = _until(curve, 1.01 * optimum)
+        problem = Problem(scenario, case.objective, case.variables, limits, case.choices or None)
+        budget = len(curve)
+        others = {
+            "random": [random_search(problem, budget, s) for s in range(3)],
+            "cma": [cma_search(problem, budget, s) for s in range(3)],
+        }
+        details = {
+            "case": case.name, "grid_points": points, "grid_optimum": optimum, "found": found.objective,
+            "over_optimum": found.objective / optimum - 1, "evaluations": budget, "best": found.best,
+        }  # fmt: skip
+        for name, curves in others.items():
+            details[f"{name}_over_optimum"] = [float(c[-1] / optimum - 1) for c in curves]
+            details[f"{name}_reached"] = [_until(c, 1.01 * optimum) for c in curves]
+        arrived = [n for n in details["random_reached"] if n]
+        random_needs = float(np.median(arrived)) if len(arrived) == 3 else float(budget)
+        value = float(reached or budget)
+        ratios.append(random_needs / value)
+        counts.append(value)
+        what = (
+            "random search"
+            if len(arrived) == 3
+            else "random search, which does not arrive in as many evaluations"
+        )
+        out.append(
+            Measurement(f"search_{number + 1}", value, "evaluations", random_needs, what, ratios[-1], details)
+        )
+    middle = int(np.argsort(counts)[1])
+    out.insert(0, dataclasses.replace(out[middle], name="search"))
+    return out

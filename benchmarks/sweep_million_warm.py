@@ -1,0 +1,114 @@
+"""A steady-state sweep of 1,000,000 distinct deployments, warm, beside the same operations in NumPy.
+
+Model x chip x parallelism x concurrency x token budget x prompt length x answer length, all figures, float64. The
+baselines run a sample of the same points: NumPy in batches that fit its cache, and one point at a time.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measurement import Measurement, median_seconds
+
+MODELS = (
+    "llama3_1_8b",
+    "llama3_1_70b",
+    "qwen3_32b",
+    "qwen3_30b_a3b",
+    "mixtral_8x7b",
+    "gpt_oss_120b",
+    "qwen3_14b",
+    "mistral_7b",
+)
+CHIPS = ("h100_sxm", "a100_sxm", "h200_sxm", "b200_sxm", "l40s", "mi300x", "mi355x", "gb200")
+NUMPY_POINTS = 1024
+
+
+def scenario_and_axes(points: int = 1_000_000) -> tuple[Any, dict[str, Any]]:
+    """The scenario, and axes whose product is `points` (a multiple of 128,000)."""
+    import mist_jax as mist
+
+    loads = points // (len(MODELS) * len(CHIPS) * 4 * 5 * 5 * 5)
+    axes = {
+        "model": MODELS,
+        "hardware": CHIPS,
+        "parallelism": ("tp1", "tp2", "tp4", "tp8"),
+        "workload.concurrency": np.geomspace(1, 1024, loads),
+        "engine.max_num_batched_tokens": (512, 1024, 2048, 8192, 16384),
+        "workload.isl": (256, 512, 1024, 2048, 8192),
+        "workload.osl": (64, 128, 256, 512, 2048),
+    }
+    return mist.load(["workload=closed_1k_1k"]), axes
+
+
+def numpy_rates() -> tuple[float, float]:
+    """Points a second of the same program in NumPy: (in batches, one at a time)."""
+    import jax
+
+    import mist_jax as mist
+    from benchmarks.numpy_interpreter import numpy_version
+    from mist_jax.explore import block
+    from mist_jax.explore.deployments import Layout, build_deployment, kind_of
+
+    scenario = mist.load(["workload=closed_1k_1k", "model=llama3_1_8b", "parallelism=tp1"])
+    with jax.enable_x64(True):
+        deployment = build_deployment(scenario)
+        kind, layout = kind_of(scenario), Layout(deployment)
+        column = np.concatenate([np.ravel(x) for x in jax.tree.leaves(deployment)])
+        point = jax.vmap(block.point_function(kind, layout), in_axes=(1, 1))
+        rates = []
+        for count in (NUMPY_POINTS, 1):
+            inner = np.full((len(block.inner_paths(kind)), count), np.nan)
+            inner[block.inner_paths(kind).index("workload.concurrency")] = np.linspace(1, 200, count)
+            columns = np.repeat(column[:, None], count, axis=1)
+            plain = numpy_version(point, columns, inner)
+            _, best = median_seconds(lambda: plain(columns, inner), repeats=3)  # noqa: B023
+            rates.append(count / best)
+    return rates[0], rates[1]
+
+
+def measure() -> list[Measurement]:
+    """Seconds for a million points, and the cost of a point from 1e5 to 4e6 points."""
+    import mist_jax as mist
+    from mist_jax.application import start_jax
+
+    start_jax()
+    scenario, axes = scenario_and_axes(1_024_000)
+    mist.sweep(scenario, axes, progress=False)
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        ds = mist.sweep(scenario, axes, progress=False)
+        times.append(time.perf_counter() - start)
+    points = ds["status"].size
+    seconds = min(times) * 1e6 / points
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    batches, single = numpy_rates()
+    details = {
+        "points": points,
+        "evaluated": int((ds["status"] == 0).sum()),
+        "peak_memory_bytes": memory,
+        "one_at_a_time_ratio": 1e6 / single / seconds,
+    }
+    baseline = 1e6 / batches
+    out = [
+        Measurement(
+            "sweep_million_warm", seconds, "s", baseline, "the same operations in NumPy, one core, from a sample",
+            baseline / seconds, details,
+        )
+    ]  # fmt: skip
+    for count in (256_000, 4_096_000):
+        scenario, axes = scenario_and_axes(count)
+        mist.sweep(scenario, axes, variables=["ttft_s"], progress=False)
+        start = time.perf_counter()
+        ds = mist.sweep(scenario, axes, variables=["ttft_s"], progress=False)
+        each = (time.perf_counter() - start) / ds["status"].size
+        name = f"sweep_point_{count // 1000}k"
+        out.append(
+            Measurement(name, each * 1e6, "us", seconds, "a point of the million", seconds / (each * 1e6))
+        )
+    return out
