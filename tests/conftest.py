@@ -6,8 +6,13 @@ from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import settings
 
 from mist_jax.paths import cache_dir, data_dir
+
+# the first example compiles or loads the units: time is not what property tests are about
+settings.register_profile("mist", deadline=None)
+settings.load_profile("mist")
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_platforms", "cpu")
