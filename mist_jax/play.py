@@ -14,6 +14,7 @@ from mist_jax.evaluate import describe, require_fit
 from mist_jax.programs import compiled
 from mist_jax.queueing import playback
 from mist_jax.queueing import state as st
+from mist_jax.queueing.policies import policy
 from mist_jax.queueing.step_table import build_step_table
 from mist_jax.queueing.trace import Trace
 from mist_jax.schema import EngineSpec, HardwareSpec, ParallelismSpec, Scenario
@@ -82,9 +83,9 @@ def build_clients(
     from mist_jax.physics.memory import kv_bytes_total
 
     system = build.build_system(scenario)
-    context = int(
-        min(float(system.model.max_context), float((trace.prompt_tokens + trace.output_tokens).max()))
-    )
+    longest = float((trace.prompt_tokens + trace.output_tokens).max())
+    # powers of two: the program that fills the step table is compiled for few sizes
+    context = int(min(float(system.model.max_context), 2.0 ** np.ceil(np.log2(max(longest, 1.0)))))
     main = _engines(scenario, system, scenario.hardware, scenario.parallelism, scenario.engine, context)
     if scenario.prefill is None:
         return [main], [], system
@@ -118,8 +119,10 @@ def _engines(
     memory = jax.tree.map(np.asarray, programs()["memory"](system))
     require_fit(scenario, memory, where)
     blocks = int(engine.num_gpu_blocks or memory.kv_blocks)
+    whole = not policy(engine.policy).chunked  # an iteration may hold the longest prompt, with all the decodes
+    tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs + context * whole)
     return playback.Engine(
-        table=build_step_table(system, max_context=context),
+        table=build_step_table(system, max_tokens=int(tokens), max_context=context),
         kv_blocks=blocks,
         block_size=int(engine.block_size),
         max_num_batched_tokens=int(engine.max_num_batched_tokens),

@@ -70,6 +70,19 @@ def test_more_of_everything_is_not_slower():
     assert play(trace, Engine(faster, 400)).e2e_s.mean() < base
 
 
+@pytest.mark.parametrize("policy", ["vllm", "sarathi", "prefill_first", "mixed", "orca"])
+def test_a_long_prompt_does_not_wait_for_decodes_to_end(policy):
+    # 40 answers of 5,000 tokens are under way when a prompt of four budgets arrives, and a short one behind it
+    arrival = np.append(np.zeros(40), [2.0, 2.0])
+    prompt, output = np.append(np.full(40, 50), [2048, 30]), np.append(np.full(40, 5000), [10, 10])
+    engine = Engine(TABLE, 10**5, max_num_batched_tokens=512, policy=policy)
+    late = play(Trace(arrival, prompt, output), engine).ttft_s[40:]
+    alone = TABLE.step_s([(2048, 0)], 0, 0, 1)
+    decode = TABLE.step_s([], 40, 5050, 40)
+    # the iteration in flight and, at four chunks with decodes in each, five more for both prompts
+    assert np.all(late < alone + 6 * decode)
+
+
 def test_order_of_the_rows_does_not_matter():
     trace = workload(200)
     shuffle = np.random.default_rng(1).permutation(200)

@@ -14,7 +14,8 @@ class Policy:
     Attributes:
         chunked: a prompt may be split over iterations.
         mix: prompts and decodes share an iteration; else an iteration with prompts holds no decodes.
-        budgeted: the token budget limits an iteration; else only the sequence slots and memory do.
+        budgeted: the token budget limits an iteration; else only the sequence slots and memory do. Where prompts
+            are not split the first one of an iteration always fits: decodes cannot keep a long prompt waiting.
         reserve: KV blocks taken at admission: those of the chunk (0), of the prompt (1), of prompt and
             answer (2).
         lock: a batch is admitted together, and the next when all of it is done.
@@ -39,7 +40,8 @@ POLICIES = {
     # Orca (Yu et al., OSDI 2022): whole prompts join the decodes; prompt and answer reserved, so no
     # preemption.
     "orca": Policy(chunked=False, budgeted=False, reserve=RESERVE_ALL),
-    # Splitwise mixed pool (Patel et al., ISCA 2024): whole prompts up to the budget, with the decodes.
+    # Splitwise mixed pool (Patel et al., ISCA 2024, section IV.D: a new prompt is run at once): whole prompts up to
+    # the budget, at least one, with the decodes.
     "mixed": Policy(chunked=False),
     # FasterTransformer: request-level batching.
     "static": Policy(chunked=False, mix=False, budgeted=False, reserve=RESERVE_ALL, lock=True),

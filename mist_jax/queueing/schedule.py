@@ -172,7 +172,6 @@ def admit(S, c, t, budget):
     where prompts and decodes mix; `context` is their share of the step's.
     """
     k = clients(S)[c]
-    whole = budget
     admitted = 0
     context = 0
     while k.waiting > 0 and budget > 0 and k.running < k.max_seqs:
@@ -190,8 +189,8 @@ def admit(S, c, t, budget):
                 if k.threshold > 0 and n > k.threshold:
                     n = k.threshold
                 n = min(n, budget)
-            elif n > budget and (budget < whole or k.chunks > 0 or (k.mix and k.decoding > 0)):
-                break  # a prompt longer than the budget has the iteration to itself
+            elif n > budget and k.chunks > 0:
+                break  # the first prompt of an iteration may exceed what decodes leave of the budget
             upto = have + n
         if k.reserve == RESERVE_ALL:
             upto = q.prompt + q.output - 1 if k.role & ROLE_DECODE else q.target

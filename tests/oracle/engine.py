@@ -270,7 +270,7 @@ class Engine:
         return budget, lost
 
     def admit(self, t, budget, batch):
-        whole, admitted, load = budget, False, 0.0
+        admitted, load = False, 0.0
         prompts = 0
         while self.waiting and budget > 0 and len(self.running) < self.spec.max_num_seqs:
             r = self.waiting[0][2]
@@ -285,10 +285,8 @@ class Engine:
                     if self.spec.long_prefill_threshold:
                         n = min(n, self.spec.long_prefill_threshold)
                     n = min(n, budget)
-                elif n > budget:
-                    decodes = self.p.mix and any(q.decoding for q in self.running)
-                    if budget < whole or prompts or decodes:
-                        break
+                elif n > budget and prompts:
+                    break
                 upto = have + n
             if self.p.reserve == 2:
                 upto = r.prompt + r.output - 1 if self.spec.role != "prefill" else r.target
