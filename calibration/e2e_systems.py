@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,20 @@ def launch_settings(row: Any) -> dict[str, float]:
     return out
 
 
+def launched_batch(per_rank: float) -> float:
+    """Largest decode batch of a rank where the launch does not state it: TensorRT-LLM launches name powers of two, and
+    send about a tenth more requests than that (the known ones in datasets/recipes.txt); far from it: no limit.
+    """
+    power = 2.0 ** math.floor(math.log2(max(per_rank, 1.0) * 1.0001))
+    return power if 1.03 < per_rank / power <= 1.2 else 4096.0
+
+
 def _engine(row: Any, pool: str, drafts: float) -> Engine:
     values = launch_settings(row)
     if pool == "decode" and row.max_batch > 0 and row.mode == "disagg":
         values["max_num_seqs"] = float(row.max_batch)
+    elif pool == "decode" and row.mode == "disagg" and row.engine == "trtllm":
+        values["max_num_seqs"] = launched_batch(row.concurrency / (row.decode_dp * row.decode_replicas))
     if row.mode == "disagg":
         values["separate_prefill"] = 0.0
     return Engine(

@@ -55,6 +55,7 @@ COEFFICIENTS = (
     Coefficient("comm_scale", 1.0, 0.2, 4.0, 0.4, ((_E, 0.3), (_G, 0.2))),
     Coefficient("dispatch_scale", 1.0, 0.1, 6.0, 0.6, ((_E, 0.3), (_G, 0.2))),
     Coefficient("comm_overlap", 0.0, 0.0, 0.9, 0.0, (), True),
+    Coefficient("routing_spread", 0.95, 0.5, 1.0, 1.0, ((_M, 0.4),), True),
     Coefficient("imbalance", 1.2, 1.0, 3.0, 0.4, ((_E, 0.2), (_M, 0.2))),
     Coefficient("request_s", 1e-2, 5e-4, 0.5, 1.0, ((_E, 0.6), (_V, 0.4), (_S, 0.15))),
     Coefficient("prompt_token_s", 1e-6, 1e-8, 1e-4, 1.0, ((_E, 0.6),)),

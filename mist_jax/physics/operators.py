@@ -201,7 +201,8 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     t_index = jnp.where(
         index_used,
         index_flops / (gemm.peak * gemm.coef.compute_efficiency)
-        + index_bytes / (hw.memory_bandwidth * gemm.coef.memory_efficiency),
+        + index_bytes / (hw.memory_bandwidth * gemm.coef.memory_efficiency)
+        + INDEX_LAUNCHES * kern.wide_gemm.coef.launch_s * (1.0 * (chunk > 0) + 1.0 * (batch.decode_seqs > 0)),
         0.0,
     )
 
@@ -240,6 +241,26 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     }
 
 
+def busiest_rank(touched: Array, local: Array, ranks: Array, pairs: Array) -> Array:
+    """Experts with work on the rank that has most: mean + sqrt(2 ln n) of its standard deviation, for n ranks.
+
+    The number on a rank has about the variance T (1 - T / E_l) of T of E_l chosen at random; the largest of n normal
+    ones lies sqrt(2 ln n) deviations above the mean (H. Cramer, "Mathematical Methods of Statistics", 1946, 28.6).
+
+    Args:
+        touched: T, mean over the ranks. local: E_l, experts of a rank. pairs: tokens times top-k, the most there can be.
+    """
+    several = ranks > 1
+    deviations = jnp.where(several, jnp.sqrt(2.0 * jnp.log(jnp.where(several, ranks, 2.0))), 0.0)
+    above = deviations * jnp.sqrt(jnp.maximum(touched * (1.0 - touched / local), 1e-12))
+    return jnp.maximum(jnp.minimum(touched + above, jnp.minimum(local, pairs)), touched)
+
+
+#: Kernels that the indexer of sparse attention launches in a layer besides reading keys: two projections, rotation,
+#: quantization, logits, selection (DeepSeek-V3.2 reference implementation); once for prompts, once for decodes.
+INDEX_LAUNCHES = 6.0
+
+
 def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
     hw, model, par = system.hardware, system.model, system.parallel
     kern, step = _kernels(system), system.calibration.step
@@ -271,6 +292,10 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
     ffn = model.expert_ffn / par.moe_tp
     imbalance = jnp.where(par.ep > 1, step.imbalance, 1.0)
     top_k = jnp.maximum(model.top_k, 1e-9)
+    # tokens of one batch choose alike, so they touch fewer experts than independent ones would
+    unlike = jnp.expm1(step.routing_spread * jnp.log1p(everyone))
+    touched = k.experts_touched(unlike, experts, local, top_k)
+    busiest = busiest_rank(touched, local, par.ep, everyone * top_k)
     t_moe = k.moe_time(
         kern.moe.coef,
         kern.moe.on(hw),
@@ -285,8 +310,8 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
         None,
         imbalance,
         model.ffn_matrices,
+        busiest,
     )
-    touched = k.experts_touched(everyone, experts, local, top_k)
     weights = model.ffn_matrices * model.expert_hidden * ffn
     routed = everyone * top_k / par.ep
     # a latent MoE projects every token into and out of `expert_hidden`, replicated over TP

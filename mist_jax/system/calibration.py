@@ -32,6 +32,7 @@ class StepCoefficients:
     comm_scale: Array  #: multiplies the time of all-reduces
     dispatch_scale: Array  #: multiplies the time to exchange tokens between expert-parallel ranks
     comm_overlap: Array  #: share of collective time hidden behind compute, 0 to 1
+    routing_spread: Array  #: tokens^this is the number of independent ones that touch as many experts; 1: all are
     imbalance: Array  #: busiest expert-parallel rank over the mean
     request_s: Array  #: s per request outside of iterations, before the first token (HTTP, queue hand-over)
     prompt_token_s: Array  #: s per prompt token outside of iterations (tokenizing, copying)
@@ -79,6 +80,7 @@ def default_step_coefficients() -> StepCoefficients:
         comm_scale=1.0,
         dispatch_scale=1.0,
         comm_overlap=0.0,
+        routing_spread=1.0,
         imbalance=1.2,
         request_s=5e-3,
         prompt_token_s=0.0,
