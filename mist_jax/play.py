@@ -12,7 +12,7 @@ from mist_jax import build
 from mist_jax.errors import ConfigError, TraceError
 from mist_jax.evaluate import describe, require_fit
 from mist_jax.programs import compiled
-from mist_jax.queueing import playback
+from mist_jax.queueing import metrics, playback
 from mist_jax.queueing import state as st
 from mist_jax.queueing.policies import policy
 from mist_jax.queueing.step_table import build_step_table
@@ -22,8 +22,16 @@ from mist_jax.system.deployment import System
 
 Array = np.ndarray
 
-#: Stages of a request on an aggregated engine, in order.
-STAGES = ("request", "queue", "prefill", "decode")
+#: Stages of a request, in order; `handover` (transfer of the KV cache, and the wait to join a batch) where prefill
+#: and decode are apart.
+STAGES = ("request", "queue", "prefill", "handover", "decode")
+#: variable along `client` → what it is
+CLIENT_VARIABLES = {
+    "utilization": "busy share of the time",
+    "mean_batch": "mean sequences in an iteration",
+    "kv_occupancy": "mean share of the KV blocks in use",
+    "iterations": "engine iterations",
+}
 PERCENTILES = (50, 90, 95, 99)
 
 
@@ -36,7 +44,9 @@ def play(scenario: Scenario, trace: Trace | str | None = None) -> xr.Dataset:
 
     Returns:
         Dataset along `request`: `arrival_s`, `ttft_s`, `tpot_s`, `e2e_s`, `prompt_tokens`, `output_tokens`,
-        `status` (0: served), `preemptions`, and `stage_s(request, stage)`; the summary is in the attributes.
+        `status` (0: served), `preemptions`, and `stage_s(request, stage)`; along `client` (engines; attention-DP
+        ranks and micro-batches of a pipeline count one each) `CLIENT_VARIABLES`. The attributes hold the summary:
+        percentiles, goodput, `stage_share_*`, `queue_length_mean` and `_max`, `queue_p99_s`, cost and energy.
 
     Raises:
         ConfigError: the deployment cannot be or does not fit. TraceError: the trace cannot be read.
@@ -119,7 +129,8 @@ def _engines(
     memory = jax.tree.map(np.asarray, programs()["memory"](system))
     require_fit(scenario, memory, where)
     blocks = int(engine.num_gpu_blocks or memory.kv_blocks)
-    whole = not policy(engine.policy).chunked  # an iteration may hold the longest prompt, with all the decodes
+    # without chunks an iteration may hold the longest prompt, with all the decodes
+    whole = not policy(engine.policy).chunked
     tokens = max(engine.max_num_batched_tokens, engine.max_num_seqs + context * whole)
     return playback.Engine(
         table=build_step_table(system, max_tokens=int(tokens), max_context=context),
@@ -130,6 +141,8 @@ def _engines(
         max_model_len=int(float(system.model.max_context)),
         policy=engine.policy,
         count=int(parallelism.replicas * parallelism.dp),
+        # experts are spread over the attention-DP ranks, so that every iteration needs all of them
+        ranks=int(parallelism.dp) if float(system.model.moe_layers) > 0 else 1,
         name=hardware.name,
     )
 
@@ -140,9 +153,14 @@ def to_dataset(scenario: Scenario, played: playback.Played, system: System, text
     outside = float(system.calibration.step.request_s)
     queue = rq["scheduled"] - rq["arrival"]
     prefill = rq["first"] - rq["scheduled"]
-    decode = rq["finish"] - rq["first"]
     served = rq["status"] == st.OK
-    stages = np.stack([np.where(served, outside, np.nan), queue, prefill, decode], axis=1)
+    parts = {"request": np.where(served, outside, np.nan), "queue": queue, "prefill": prefill}
+    if scenario.prefill is None:
+        parts["decode"] = rq["finish"] - rq["first"]
+    else:  # an answer of one token is not handed over
+        joined = np.where(np.isnan(rq["transferred"]), rq["first"], rq["transferred"])
+        parts |= {"handover": joined - rq["first"], "decode": rq["finish"] - joined}
+    stages = np.stack(list(parts.values()), axis=1)
     ids = played.trace.request_id if played.trace.request_id is not None else np.arange(rq.size)
 
     def column(values: Array, units: str, name: str) -> tuple[str, Array, dict[str, str]]:
@@ -160,11 +178,33 @@ def to_dataset(scenario: Scenario, played: playback.Played, system: System, text
             "status": column(rq["status"], "1", "0: served"),
             "stage_s": (("request", "stage"), stages, {"units": "s", "long_name": "time in each stage"}),
         },
-        coords={"request": ids, "stage": list(STAGES)},
+        coords={"request": ids, "stage": list(parts)},
     )
+    ds = ds.assign(client_variables(played))
     ds.attrs.update(describe(scenario), trace=text)
     ds.attrs.update(summarize(scenario, ds, played, system))
     return ds
+
+
+def client_variables(played: playback.Played) -> dict[str, Any]:
+    """`CLIENT_VARIABLES` as variables along `client`."""
+    values = metrics.client_figures(played)
+    names = [f"{name} {i}" if len(played.names) > 1 else name for i, name in enumerate(played.names)]
+    out: dict[str, Any] = {
+        k: ("client", values[k], {"units": "1", "long_name": text}) for k, text in CLIENT_VARIABLES.items()
+    }
+    return out | {"client": names}
+
+
+def queue_summary(played: playback.Played, wait: Array) -> dict[str, float]:
+    """Length of the queues before the engines, and the percentiles of the wait (s) in them."""
+    mean, most = metrics.queue_length(played)
+    out = {"queue_length_mean": mean, "queue_length_max": float(most)}
+    wait = wait[np.isfinite(wait)]
+    if wait.size:
+        marks = np.percentile(wait, PERCENTILES)
+        out |= {f"queue_p{p}_s": float(v) for p, v in zip(PERCENTILES, marks, strict=True)}
+    return out
 
 
 def good_requests(scenario: Scenario, ds: xr.Dataset) -> Array:
@@ -213,7 +253,8 @@ def summarize(scenario: Scenario, ds: xr.Dataset, played: playback.Played, syste
         "cost_per_million_output_tokens_usd": dollars * span / tokens * 1e6 if tokens else float("nan"),
     }
     stage = np.nansum(ds.stage_s.values, axis=0)
-    out |= {f"stage_share_{s}": float(x) for s, x in zip(STAGES, stage / stage.sum(), strict=True)}
+    out |= {f"stage_share_{s}": float(x) for s, x in zip(ds.stage.values, stage / stage.sum(), strict=True)}
+    out |= queue_summary(played, ds.stage_s.sel(stage="queue").values)
     out |= _energy(scenario, played, system, span, tokens)
     return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -97,11 +98,38 @@ def test_many_is_as_one_after_another():
     assert play_many([]) == []
 
 
-def test_pipeline_stages_are_virtual_engines():
+def test_micro_batches_of_a_pipeline_take_turns():
+    flat = StepTable.linear(8e-3, 0.0, 0.0, 0.0, 0.0, pp=2)  # every iteration 8 ms, 4 ms in each stage
+    twins = Trace(np.zeros(3), np.full(3, 100), np.full(3, 50))
+    finish = play(twins, Engine(flat, 400)).requests["finish"]
+    # the second micro-batch enters when the first stage is free, half an iteration later; the third request joins
+    # the first micro-batch
+    np.testing.assert_allclose(finish, 0.4 + np.array([0.0, 0.004, 0.0]), rtol=1e-12)
     piped = StepTable.linear(pp=2)
-    a = play(workload(), Engine(piped, 400, max_num_seqs=64))
-    b = play(workload(), Engine(TABLE, 200, max_num_seqs=32, count=2))
-    np.testing.assert_array_equal(a.requests["finish"], b.requests["finish"])
+    # two independent engines with as much memory and as many slots are never slower
+    a = play(workload(), Engine(piped, 400, max_num_seqs=64), Router("round_robin"))
+    b = play(workload(), Engine(TABLE, 200, max_num_seqs=32, count=2), Router("round_robin"))
+    assert b.e2e_s.mean() <= a.e2e_s.mean() < 2 * b.e2e_s.mean()
+
+
+def test_ranks_wait_for_the_longest():
+    # one rank decodes, the other works through prompts: the decodes take as long as the prompts
+    trace = Trace(np.zeros(2), np.array([10, 4000]), np.array([5, 2]))
+    engine = Engine(TABLE, 1000, count=2, max_num_batched_tokens=1000)
+    apart, together = (
+        play(trace, dataclasses.replace(engine, ranks=r), Router("round_robin"), log=True) for r in (1, 2)
+    )
+    own = TABLE.step_s([(10, 0)], 0, 0, 1)
+    prefill = [TABLE.step_s([(1000, past)], 0, 0, int(past == 3000)) for past in range(0, 4000, 1000)]
+    assert apart.ttft_s[0] == pytest.approx(own, rel=1e-12)
+    np.testing.assert_allclose(together.steps["end"][::2][:4], np.cumsum(prefill), rtol=1e-12)
+    assert together.ttft_s[1] == pytest.approx(apart.ttft_s[1], rel=1e-12)
+    # what is in the experts follows the mean of both ranks' tokens
+    shared = dataclasses.replace(engine, table=dataclasses.replace(TABLE, experts_s=TABLE.tokens_s), ranks=2)
+    first = play(trace, shared, Router("round_robin"), log=True).steps["end"][0]
+    assert first == pytest.approx(prefill[0] - 2e-5 * (1000 - 505), rel=1e-9)
+    with pytest.raises(ValueError, match="multiple of the 2 ranks"):
+        play(trace, dataclasses.replace(engine, count=3, ranks=2))
 
 
 def test_a_long_log_is_not_cut():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from oracle.simulator import simulate
@@ -153,6 +155,24 @@ def test_disaggregated(seed):
         links=links,
         failures=failures,
     )
+
+
+@pytest.mark.parametrize("seed", range(2 * SEEDS))
+def test_ranks_step_together_and_micro_batches_follow_one_another(seed):
+    rng = np.random.default_rng([7, seed])
+    pp, ranks = [(1, 3), (2, 1), (4, 1), (3, 2)][seed % 4]
+    ties = seed % 8 >= 4 and pp != 3  # thirds are not binary
+    table = random_table(rng, ties)
+    table = dataclasses.replace(table, pp=pp, experts_s=table.tokens_s * float(rng.choice([0.0, 0.5])))
+    policy = list(POLICIES)[int(rng.integers(len(POLICIES)))]
+    engine = random_engine(rng, table, policy, ranks=ranks, count=ranks * (1 + seed % 2))
+    engine = dataclasses.replace(
+        engine, kv_blocks=engine.kv_blocks * pp, max_num_seqs=engine.max_num_seqs * pp,
+        max_num_batched_tokens=max(engine.max_num_batched_tokens, engine.max_num_seqs * pp),
+    )  # fmt: skip
+    failures = [Failure(0, 0.2, 0.5)] if seed % 3 == 0 and not ties else []
+    router = Router(str(rng.choice(["round_robin", "least_requests", "least_tokens"])))
+    agree(random_trace(rng, ties), [engine], router, failures=failures)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

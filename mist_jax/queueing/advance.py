@@ -20,7 +20,7 @@ from mist_jax.queueing.state import (
     ROLE_DECODE,
     TRANSFER,
 )
-from mist_jax.queueing.table import decode_line, seqs_time, tokens_time
+from mist_jax.queueing.table import decode_line, experts_time, seqs_time, tokens_time
 from mist_jax.queueing.transfer import start_transfer
 from mist_jax.queueing.views import (
     arrivals,
@@ -186,6 +186,54 @@ def complete(S, c):
 
 
 @kernel
+def _end_of(S, c, t, duration):
+    """When an iteration that client c forms at t ends.
+
+    Micro-batches of a pipeline with equal stages follow one another: the next enters when the first stage is free,
+    and leaves no sooner than a stage's time after the one before it (a proportionate flow shop).
+    """
+    k = clients(S)[c]
+    if k.stages <= 1:
+        return t + duration
+    line = clients(S)[k.pipe]
+    stage = duration / k.stages
+    enter = max(t, line.gate)
+    line.gate = enter + stage
+    line.last = max(enter + duration, line.last + stage)
+    return line.last
+
+
+@kernel
+def advance_together(S, first, t):
+    """Start the next iteration of the attention-DP ranks from `first` on, if all are done with the last one.
+
+    Experts and their all-to-all need every rank, so that all take as long as the longest; a rank without work runs
+    an empty batch. Experts are shared: their time is that of the mean number of tokens.
+    """
+    n = clients(S)[first].ranks
+    table = clients(S)[first].table
+    for c in range(first, first + n):
+        if clients(S)[c].busy:
+            return
+    longest = 0.0
+    tokens = 0
+    for c in range(first, first + n):
+        k = clients(S)[c]
+        if k.alive and k.running + k.waiting > 0:
+            duration, _ = begin_step(S, c, t)
+            if duration > 0.0:
+                k.busy = 1
+                k.start = t
+                own = k.step_prefill + k.step_decodes
+                longest = max(longest, duration - experts_time(S, table, np.float64(own)))
+                tokens += own
+    if tokens > 0:
+        end = _end_of(S, first, t, longest + experts_time(S, table, tokens / n))
+        for c in range(first, first + n):
+            clients(S)[c].end = end
+
+
+@kernel
 def advance(S, c, t, horizon):
     """Start the next iteration of engine c at t, and run through equal ones that end before `horizon`.
 
@@ -200,7 +248,7 @@ def advance(S, c, t, horizon):
         return
     k.busy = 1
     k.start = t
-    k.end = t + duration
+    k.end = _end_of(S, c, t, duration)
     if not plain or k.end >= horizon:
         return
     n = np.int64(k.step_decodes)

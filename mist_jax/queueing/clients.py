@@ -33,7 +33,9 @@ class Engine:
         role: "both", "prefill" or "decode". group: platform, for local disaggregation. link: name (see
             `Link`).
         model: requests with this model come here. heavy: takes the long prompts of a heavy/light router.
-        count: number of such engines.
+        count: number of such engines; attention-DP ranks count one each.
+        ranks: attention-DP ranks that step together (vLLM and SGLang with a mixture of experts): an iteration of
+            each begins when the last of them is done, and takes as long as the longest. Divides `count`.
     """
 
     table: StepTable
@@ -56,6 +58,7 @@ class Engine:
     model: int = 0
     heavy: bool = False
     count: int = 1
+    ranks: int = 1
     name: str = "engine"
 
 
@@ -164,13 +167,19 @@ def engine_record(rec: Any, e: Engine, table: int, links: dict[str, int], unit_t
         links.get(e.link, 0),
     )
     rec["free"] = e.kv_blocks
+    rec["ranks"], rec["stages"] = e.ranks, e.table.pp
 
 
 def expand(clients: Sequence[Engine | Station]) -> list[Engine | Station]:
-    """One entry a client; an engine with pipeline stages becomes one virtual engine a stage."""
+    """One entry a client; an engine with pipeline stages becomes one virtual engine a micro-batch in flight.
+
+    The micro-batches of a replica follow one another, the ranks of each micro-batch side by side.
+    """
     out: list[Engine | Station] = []
     for e in clients:
         n = e.count
+        if isinstance(e, Engine) and (e.ranks < 1 or n % e.ranks):
+            raise ValueError(f"{e.name}: count {n} is no multiple of the {e.ranks} ranks that step together")
         if isinstance(e, Engine) and e.table.pp > 1:
             k = e.table.pp
             seqs = max(1, e.max_num_seqs // k)

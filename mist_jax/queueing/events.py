@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from mist_jax.queueing.advance import advance, complete, finish
+from mist_jax.queueing.advance import advance, advance_together, complete, finish
 from mist_jax.queueing.kernel import kernel, source_stamp
 from mist_jax.queueing.prefix_cache import release_blocks
 from mist_jax.queueing.queues import timer_drop, timer_push
@@ -339,7 +339,12 @@ def run(S, slack):
         _external(S, t)
         for c in range(n):
             k = clients(S)[c]
-            if not k.busy and k.alive and k.kind != STATION and k.running + k.waiting > 0:
+            if k.kind == STATION:
+                continue
+            if k.ranks > 1:
+                if k.peer == c:
+                    advance_together(S, c, t)
+            elif not k.busy and k.alive and k.running + k.waiting > 0:
                 advance(S, c, t, -np.inf)
 
 

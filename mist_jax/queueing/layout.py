@@ -41,7 +41,9 @@ def request_records(trace: Trace, stations: set[int]) -> tuple[Array, Array]:
     rq["priority"] = 0.0 if trace.priority is None else trace.priority
     rq["work"] = 1.0 if trace.work is None else trace.work
     rq["delay"] = 0.0 if trace.delay_s is None else trace.delay_s
-    rq["cached"] = 0 if trace.cached is None else np.clip(_tokens(trace.cached)[0], 0, np.maximum(prompt - 1, 0))
+    rq["cached"] = (
+        0 if trace.cached is None else np.clip(_tokens(trace.cached)[0], 0, np.maximum(prompt - 1, 0))
+    )
     if not np.all(np.isfinite(rq["delay"]) & (rq["delay"] >= 0)):
         raise ValueError("Trace.delay_s holds negative or non-finite think times")
     for f in (
@@ -91,6 +93,7 @@ def lay_out(
     tier_rows: list[Any] = []
     shared: dict[str, int] = {}
     by_name = {t.name: t for t in tiers}
+    replica = 0  # the first engine of the replica in hand
     for i, (rec, e) in enumerate(zip(cl, clients)):
         if hasattr(e, "servers"):
             if e.servers < 1 or e.max_batch < 1 or e.window_s < 0 or min(e.service_s) < 0:
@@ -98,12 +101,16 @@ def lay_out(
             rec["kind"], rec["role"], rec["model"] = st.STATION, 3, e.model
             rec["servers"], rec["max_batch"], rec["window"] = e.servers, e.max_batch, e.window_s
             rec["service"] = e.service_s
+            replica = i + 1
             continue
         at = next((j for j, t in enumerate(tables) if t is e.table), None)
         if at is None:
             at = len(tables)
             tables.append(e.table)
         engine_record(rec, e, at, link_at, trace.unit_tokens)
+        rec["pipe"], rec["peer"] = replica, i - (i - replica) % e.ranks
+        if i + 1 - replica == e.ranks * e.table.pp:
+            replica = i + 1
         if len(e.tiers) > st.TIERS or any(t not in by_name for t in e.tiers):
             raise ValueError(
                 f"{e.name}: tiers must be at most {st.TIERS} of {sorted(by_name)}, got {e.tiers}"
@@ -166,7 +173,8 @@ def lay_out(
     g["local"], g["retry_delay"] = router.local, router.retry_delay_s
     g["limbo"] = g["limbo_tail"] = st.NONE
     disaggregated = bool(np.any(cl["role"][cl["kind"] == st.ENGINE] != 3)) if m else False
-    follow = bool(children.size or trace.closed_loop or disaggregated or shared or failures)
+    together = bool(np.any(cl["ranks"] > 1) or np.any(cl["stages"] > 1))
+    follow = bool(children.size or trace.closed_loop or disaggregated or shared or failures or together)
     g["coupled"] = m > 1 and follow
     g["log"] = log
 

@@ -153,6 +153,33 @@ def kv_occupancy(p: Played, client: int = 0) -> tuple[Array, Array]:
     return mine["end"], mine["blocks"] / max(1, int(p.clients["kv_blocks"][client]))
 
 
+def queue_length(p: Played) -> tuple[float, int]:
+    """(mean over time, most at once) of the requests that have come and are not in a batch yet, all engines.
+
+    The mean is the sum of the waits over the duration (Little's law, exact for a whole run).
+    """
+    r = p.requests
+    waited = np.isfinite(r["scheduled"]) & np.isfinite(r["queued"])
+    come, go = r["queued"][waited], r["scheduled"][waited]
+    if not come.size:
+        return 0.0, 0
+    change = np.concatenate([-np.ones(go.size, np.int64), np.ones(come.size, np.int64)])
+    order = np.argsort(np.concatenate([go, come]), kind="stable")  # at one instant who leaves goes first
+    return float((go - come).sum() / duration(p)), int(max(np.cumsum(change[order]).max(), 0))
+
+
+def client_figures(p: Played) -> dict[str, Array]:
+    """[clients] `utilization` (busy share), `mean_batch`, `kv_occupancy` (share of the KV blocks), `iterations`."""
+    c, d = p.clients, duration(p)
+    servers = np.where(c["kind"] == st.ENGINE, 1, np.maximum(c["servers"], 1))
+    return {
+        "utilization": c["busy_s"] / d / servers,
+        "mean_batch": c["batch_s"] / np.maximum(c["busy_s"], np.finfo(float).tiny),
+        "kv_occupancy": c["kv_s"] / d / np.maximum(c["kv_blocks"], 1),
+        "iterations": c["steps"].copy(),
+    }
+
+
 def summarize(
     p: Played,
     slo: Slo | None = None,
@@ -188,11 +215,11 @@ def summarize(
         out["slo_attainment"] = float(meets(p, slo).mean()) if r.size else float("nan")
         out["goodput"] = goodput(p, slo)
     engines = c["kind"] == st.ENGINE
-    servers = np.where(engines, 1, np.maximum(c["servers"], 1))
-    out["utilization"] = (c["busy_s"] / d / servers).tolist()
-    out["mean_batch"] = (c["batch_s"] / np.maximum(c["busy_s"], 1e-300)).tolist()
-    out["kv_occupancy"] = (c["kv_s"] / d / np.maximum(c["kv_blocks"], 1))[engines].tolist()
-    out["iterations"] = int(c["steps"].sum())
+    each = client_figures(p)
+    out["utilization"], out["mean_batch"] = each["utilization"].tolist(), each["mean_batch"].tolist()
+    out["kv_occupancy"] = each["kv_occupancy"][engines].tolist()
+    out["iterations"] = int(each["iterations"].sum())
+    out["queue_length"] = dict(zip(("mean", "max"), queue_length(p), strict=True))
     out["preemptions"] = int(r["preemptions"].sum())
     out["retries"] = int(r["retries"].sum())
     looked = int(r["looked"].sum())

@@ -3,9 +3,10 @@
 `play` takes the clients of a deployment and a trace, and returns what became of every request. The kernels
 are compiled by numba and see nothing but the arrays of `state.State`.
 
-Not modelled: attention-DP ranks running in lockstep (they are clients of their own here), the overlap of pipeline
-stages within one batch (a table with pp > 1 becomes pp virtual engines, each with its share of memory and slots, as
-vLLM V0 did), the time to route, tokenise or stream.
+A table with pp > 1 becomes pp virtual engines, one a micro-batch in flight, each with its share of memory and slots;
+they take turns in the stages. Attention-DP ranks (`Engine.ranks`) step together.
+
+Not modelled: the time to route, tokenise or stream; pipeline stages of different length.
 """
 
 from __future__ import annotations

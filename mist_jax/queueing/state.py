@@ -48,7 +48,7 @@ NONE = -1
 TIERS = 4  # cache tiers below HBM that a client may name
 
 TABLE = np.dtype(
-    [("grid", "i8", (6,)), ("size", "i8", (6,)), ("lut", "i8", (6,)), ("value", "i8", (4,)),
+    [("grid", "i8", (6,)), ("size", "i8", (6,)), ("lut", "i8", (6,)), ("value", "i8", (5,)),
     ("prefill_floor", "f8")], align=True,
 )  # fmt: skip
 
@@ -82,13 +82,14 @@ CLIENT = np.dtype(
         ("prefix", "i1"), ("unit_tokens", "i4"), ("unit_blocks", "i4"), ("tiers", "i4", (TIERS,)),
         ("overlap_load", "i1"), ("kv_bytes", "f8"), ("link", "i4"),
         ("servers", "i4"), ("max_batch", "i4"), ("window", "f8"), ("service", "f8", (3,)),
+        ("ranks", "i4"), ("peer", "i4"), ("stages", "i4"), ("pipe", "i4"),
         # state
         ("alive", "i1"), ("busy", "i1"), ("start", "f8"), ("end", "f8"),
         ("run_head", "i4"), ("run_tail", "i4"), ("running", "i4"), ("decoding", "i4"), ("partial", "i4"),
         ("context", "i8"), ("step", "i8"), ("free", "i8"), ("zombies", "i8"),
         ("queue", "i4"), ("waiting", "i4"), ("back", "i8"), ("front", "i8"), ("admissions", "i8"),
         ("resident", "i4"), ("turn", "i8"), ("tokens", "i8"), ("backlog", "i8"), ("in_service", "i4"),
-        ("window_set", "i1"), ("lru_head", "i4"), ("lru_tail", "i4"), ("lru", "i8"),
+        ("gate", "f8"), ("last", "f8"), ("window_set", "i1"), ("lru_head", "i4"), ("lru_tail", "i4"), ("lru", "i8"),
         # the step in flight
         ("chunks", "i4"), ("step_decodes", "i4"), ("step_prefill", "i8"), ("load", "f8"),
         # accumulated

@@ -18,6 +18,8 @@ from mist_jax.system.deployment import System
 
 Array = Any
 
+#: Shared by the attention-DP ranks of a replica.
+_EXPERTS = ("experts", "expert_dispatch")
 _ATTENTION = ("attention_prefill", "attention_decode", "attention_index", "recurrence")
 
 
@@ -43,6 +45,11 @@ def _tokens(system: System, n: Array) -> Array:
     return token_terms(system, _batch(decode=n))
 
 
+def _experts(system: System, n: Array) -> Array:
+    costs = operator_costs(system, _batch(decode=n))
+    return sum((costs[name].seconds for name in _EXPERTS), start=jnp.asarray(0.0))
+
+
 def _seqs(system: System, e: Array) -> Array:
     head = operator_costs(system, _batch(emit=e))["lm_head"].seconds
     return head + system.calibration.step.host_per_seq_s * e
@@ -64,7 +71,15 @@ def _program() -> Any:
         pre = jax.vmap(jax.vmap(_prefill, (None, None, 0)), (None, 0, None))
         dec = jax.vmap(jax.vmap(_decode, (None, None, 0)), (None, 0, None))
         floor = _prefill(system, jnp.asarray(1e-6), jnp.asarray(0.0))
-        return one(system, n), two(system, s), pre(system, n, past), dec(system, s, context), floor
+        shared = jax.vmap(_experts, (None, 0))
+        return (
+            one(system, n),
+            shared(system, n),
+            two(system, s),
+            pre(system, n, past),
+            dec(system, s, context),
+            floor,
+        )
 
     return compiled(grids)
 
@@ -94,7 +109,7 @@ def build_step_table(
     past = octave_grid(16, max(context, 32), zero=True)
     ctx = octave_grid(1, max(context, 2))
     with jax.enable_x64(True):
-        t_n, t_s, t_p, t_d, floor = (np.asarray(x) for x in _program()(system, n, s, past, ctx))
+        t_n, t_e, t_s, t_p, t_d, floor = (np.asarray(x) for x in _program()(system, n, s, past, ctx))
     return StepTable(
         tokens_grid=n,
         tokens_s=t_n,
@@ -106,6 +121,7 @@ def build_step_table(
         decode_seqs_grid=s,
         decode_context_grid=ctx,
         decode_s=t_d,
+        experts_s=t_e,
         overhead_s=float(system.calibration.step.host_s),
         prefill_floor_s=float(floor) + float(system.calibration.step.prefill_host_s),
         pp=int(float(system.parallel.pp)),

@@ -57,8 +57,11 @@ class StepTable:
         decode_seqs_grid, decode_context_grid: (u,), (v,) decoding sequences, and mean positions attended to.
         decode_s: (u, v) seconds.
         overhead_s: the part of `tokens_s` that is there whatever the batch, for information.
+        experts_s: (n,) the part of `tokens_s` in routed experts and their exchange, which attention-DP ranks that step
+            together share: it follows the mean of their tokens. None: nothing.
         prefill_floor_s: seconds added once to an iteration that holds at least one prefill chunk.
-        pp: pipeline stages; the playback runs a table with pp > 1 as pp virtual engines (see `playback`).
+        pp: pipeline stages; the playback runs a table with pp > 1 as pp virtual engines (see `playback`), whose
+            times are those of a micro-batch through all stages.
     """
 
     tokens_grid: Array
@@ -73,11 +76,14 @@ class StepTable:
     decode_s: Array
     overhead_s: float = 0.0
     prefill_floor_s: float = 0.0
+    experts_s: Array | None = None
     pp: int = 1
     name: str = field(default="table", compare=False)
 
     def __post_init__(self) -> None:
-        pairs = [("tokens_s", ("tokens_grid",)), ("seqs_s", ("seqs_grid",))]
+        if self.experts_s is None:
+            object.__setattr__(self, "experts_s", np.zeros_like(np.asarray(self.tokens_s, dtype=np.float64)))
+        pairs = [("tokens_s", ("tokens_grid",)), ("experts_s", ("tokens_grid",)), ("seqs_s", ("seqs_grid",))]
         pairs += [("prefill_s", ("prefill_chunk_grid", "prefill_past_grid"))]
         pairs += [("decode_s", ("decode_seqs_grid", "decode_context_grid"))]
         for value, grids in pairs:
@@ -97,6 +103,8 @@ class StepTable:
                 raise ValueError(f"StepTable.{value} holds negative or non-finite times")
         if self.tokens_s[0] <= 0:
             raise ValueError("StepTable.tokens_s must be positive: an iteration of no duration never ends")
+        if np.any(self.experts_s > self.tokens_s):
+            raise ValueError("StepTable.experts_s is a part of tokens_s, and cannot exceed it")
 
     @classmethod
     def from_function(
@@ -207,8 +215,8 @@ def pack_tables(tables: Sequence[StepTable]) -> tuple[Array, Array, Array]:
             lut.append(_lookup(grid))
             rec["lut"][k] = looked
             looked += lut[-1].size
-        for k, value in enumerate([t.tokens_s, t.seqs_s, t.prefill_s, t.decode_s]):
-            rec["value"][k] = put(value)
+        for k, value in enumerate([t.tokens_s, t.seqs_s, t.prefill_s, t.decode_s, t.experts_s]):
+            rec["value"][k] = put(np.asarray(value))
         rec["prefill_floor"] = t.prefill_floor_s
     return records, np.concatenate(data), np.concatenate(lut)
 
@@ -259,6 +267,12 @@ def _plane(S, k, g, v, x, y):
 def tokens_time(S, k, tokens):
     """Seconds of the token term of table k."""
     return _line(S, k, 0, 0, tokens)
+
+
+@kernel
+def experts_time(S, k, tokens):
+    """Seconds of the experts' part of the token term of table k."""
+    return _line(S, k, 0, 4, tokens)
 
 
 @kernel

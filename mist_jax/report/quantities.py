@@ -77,6 +77,7 @@ WORDS: dict[str, str] = {
     "request": "request handling",
     "queue": "queue",
     "prefill": "prefill",
+    "handover": "handover (KV transfer and wait)",
     "decode": "decode",
     "transfer": "KV transfer",
 }

@@ -85,6 +85,8 @@ def print_evaluation(scenario: Scenario, ds: xr.Dataset, to: Console | None = No
     out = to or console()
     _print_headline(out, scenario, ds)
     out.print(_pairs(ds))
+    for line in interval_lines(ds):
+        out.print(line)
     for line in slo_lines(scenario, ds):
         out.print(line)
     if "breakdown_s" in ds and ds["breakdown_s"].ndim == 1:
@@ -133,6 +135,33 @@ def percentile_rows(ds: xr.Dataset) -> list[tuple[str, list[float]]]:
         if values.size:
             rows.append((name, [float(values.mean()), *map(float, np.percentile(values, PERCENTILES))]))
     return rows
+
+
+#: Label of the calibration → what it means to a reader.
+REACH = {
+    "calibrated": "this chip, engine and model were measured",
+    "extrapolated": "this chip was measured, not with this model and engine",
+    "physics-only": "this chip was not measured end to end",
+}
+
+
+def interval_lines(ds: xr.Dataset) -> list[Text]:
+    """The intervals of the means, and how far the calibration reaches; none for a result without a label."""
+    label = ds.attrs.get("calibration_label")
+    if label is None:
+        return []
+    names = [n for n in ("ttft_s", "tpot_s", "e2e_s") if f"{n}_low" in ds and ds[f"{n}_low"].ndim == 0]
+    reach = f"{label}: {REACH.get(label, '')}"
+    if not names:
+        return [Text(f"no interval; {reach}", style="dim")]
+
+    def ends(name: str) -> str:
+        low, high = (float(ds[f"{name}_{side}"]) for side in ("low", "high"))
+        over = "over capacity" if np.isinf(high) else q.duration(high)
+        return f"{_SHORTER.get(name, q.title(name)).removesuffix(', mean')} {q.duration(low)} to {over}"
+
+    level = q.percent(float(ds.attrs["interval_level"]))
+    return [Text(f"{level} intervals: {'; '.join(map(ends, names))}"), Text(reach, style="dim")]
 
 
 def slo_lines(scenario: Scenario, ds: xr.Dataset) -> list[Text]:
@@ -223,6 +252,9 @@ def _summary(scenario: Scenario, ds: xr.Dataset) -> Table:
         table.add_column(justify=justify)
     table.add_row("Served", f"{served:,} of {total:,}", f"{total - served:,} refused")
     table.add_row("Preempted", f"{int(a.get('preempted_requests', 0)):,}", "requests")
+    if "queue_length_mean" in a:
+        mean, most = q.number(a["queue_length_mean"]), f"at most {a['queue_length_max']:.0f}"
+        table.add_row("Queue", f"{mean} requests", f"{most}; wait p99 {q.duration(a.get('queue_p99_s', nan))}")
     table.add_row("Duration", q.duration(a.get("makespan_s", nan)), "first arrival to last token")
     table.add_row("Generated tokens", f"{q.number(a.get('output_tokens_per_s', nan))} tokens/s", "")
     table.add_row(

@@ -23,7 +23,7 @@ class Table:
         self.t = t
         names = ["tokens", "seqs", "prefill_chunk", "prefill_past", "decode_seqs", "decode_context"]
         self.grid = {n: getattr(t, n + "_grid").tolist() for n in names}
-        self.value = {n: getattr(t, n + "_s").tolist() for n in ["tokens", "seqs", "prefill", "decode"]}
+        self.value = {n: getattr(t, n + "_s").tolist() for n in ["tokens", "experts", "seqs", "prefill", "decode"]}
 
     def plane(self, v, gx, gy, x, y):
         grid = self.grid[gx]
@@ -32,6 +32,9 @@ class Table:
         i = min(bisect_right(grid, x) - 1, len(grid) - 2)
         a, b = (line(self.grid[gy], self.value[v][j], y) for j in (i, i + 1))
         return a + (x - grid[i]) / (grid[i + 1] - grid[i]) * (b - a)
+
+    def experts(self, tokens):
+        return line(self.grid["tokens"], self.value["experts"], tokens)
 
     def step(self, chunks, contexts, emitting):
         tokens = sum(n for n, _ in chunks) + len(contexts)
@@ -321,7 +324,7 @@ class Engine:
             prompts += 1
         return admitted, load
 
-    def begin(self, t):
+    def choose(self, t):
         batch, load = [], 0.0
         if self.p.mix:
             budget, lost = self.schedule_running(self.fresh(), batch)
@@ -333,13 +336,14 @@ class Engine:
             if not batch:
                 self.schedule_running(self.fresh(), batch)
         if not batch:
-            return
+            return None
         chunks = [(n, r.computed) for r, n in batch if not r.decoding]
         contexts = [r.computed + 1 for r, _ in batch if r.decoding]
         emitting = len(contexts) + sum(not r.decoding and r.computed + n == r.target for r, n in batch)
         dt = self.table.step(chunks, contexts, emitting)
         dt = max(dt, load) if self.spec.overlap_load else dt + load
-        self.batch, self.end = batch, t + dt
+        self.batch = batch
+        return dt
 
     def complete(self):
         t, batch = self.end, self.batch

@@ -8,6 +8,7 @@ the descriptions of clients and traces.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import math
 
@@ -33,14 +34,27 @@ class World:
         self.requests = self.read(trace, {c.model for c in clients if hasattr(c, "servers")})
         shared = {t.name: Tier(t, trace.unit_tokens) for t in tiers if t.shared}
         by_name = {t.name: t for t in tiers}
-        self.clients = []
+        self.clients, self.crews = [], []
         for spec in clients:
-            for _ in range(spec.count):
-                if hasattr(spec, "servers"):
-                    self.clients.append(Station(spec, self))
-                    continue
-                mine = [shared[n] if n in shared else Tier(by_name[n], trace.unit_tokens) for n in spec.tiers]
-                self.clients.append(Engine(spec, self, mine))
+            if hasattr(spec, "servers"):
+                self.clients += [Station(spec, self) for _ in range(spec.count)]
+                continue
+            pp = spec.table.pp
+            if pp > 1:
+                seqs = max(1, spec.max_num_seqs // pp)
+                spec = dataclasses.replace(spec, kv_blocks=spec.kv_blocks // pp, max_num_seqs=seqs)
+            for _ in range(spec.count // spec.ranks):
+                stages = [0.0] * pp  # when each stage has done what was put into it
+                for _ in range(pp):
+                    crew = []
+                    for _ in range(spec.ranks):
+                        mine = [
+                            shared[n] if n in shared else Tier(by_name[n], trace.unit_tokens)
+                            for n in spec.tiers
+                        ]
+                        crew.append(Engine(spec, self, mine))
+                    self.crews.append((crew, stages))
+                    self.clients += crew
         self.links = {k.name: (FairLink if k.sharing == "fair" else FcfsLink)(k) for k in links}
         self.heap, self.count, self.turn, self.now = [], 0, 0, 0.0
         self.sessions, self.limbo = {}, []
@@ -258,9 +272,29 @@ class World:
                     r = k.end(t)
                     r.source.release(r)
                     self.timer(t + k.spec.latency_s, "kv", r)
-            for e in engines:
-                if e.alive and e.batch is None and (e.running or e.waiting):
-                    e.begin(t)
+            for crew, stages in self.crews:
+                if all(e.batch is None for e in crew):
+                    self.step(t, crew, stages)
+
+    def step(self, t, crew, stages):
+        """One iteration of engines that step together, through every stage of their pipeline."""
+        times = [e.choose(t) for e in crew if e.alive and (e.running or e.waiting)]
+        times = [dt for dt in times if dt is not None]
+        if not times:
+            return
+        at, duration = t, max(times)
+        if len(crew) > 1:
+            tokens = [sum(n for _, n in e.batch) for e in crew if e.batch is not None]
+            own = [dt - crew[0].table.experts(n) for dt, n in zip(times, tokens, strict=True)]
+            duration = max(own) + crew[0].table.experts(sum(tokens) / len(crew))
+        if len(stages) == 1:
+            at = t + duration
+        else:
+            for i, free in enumerate(stages):
+                at = stages[i] = max(at, free) + duration / len(stages)
+        for e in crew:
+            if e.batch is not None:
+                e.end = at
 
 
 def simulate(trace, clients, router, **parts):
