@@ -67,7 +67,7 @@ def equivalent_flops(hw: Hardware, model: Model, flops: Array) -> Array:
     """
     from mist_jax.physics.operators import OPERATORS
 
-    peak = hw.peak_flops
+    peak = jnp.asarray(hw.peak_flops)
     bf16 = peak[COMPUTE_PRECISIONS.index("bf16")]
 
     def ratio(operator: str) -> Array:
