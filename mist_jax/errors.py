@@ -45,5 +45,8 @@ class Status(IntEnum):
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest of `valid`, or an empty string."""
-    match = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1, cutoff=0.5)
+    options = [str(v) for v in valid]
+    # a name cut short (h200 for h200_sxm) is nearer to its whole than to another of its length (h20)
+    whole = sorted((v for v in options if v.startswith(f"{name}_")), key=len)
+    match = whole or difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
     return f" (did you mean '{match[0]}'?)" if match else ""

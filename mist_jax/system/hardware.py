@@ -17,7 +17,8 @@ class Hardware:
     """One accelerator (or CPU socket) and the links that leave it.
 
     Bandwidths of links are per direction and per chip. `units` is the number of independent cores a kernel is
-    spread over (streaming multiprocessors, compute units, tensor cores of a TPU, CPU cores).
+    spread over (streaming multiprocessors, compute units, CPU cores); few and large cores (TPU, Trainium) count as
+    the streaming multiprocessors that their vector lanes amount to, since a kernel's cost per item is one of those.
     """
 
     peak_flops: Array  #: [len(COMPUTE_PRECISIONS)] dense FLOP/s (OP/s for int8); 0 where unsupported
