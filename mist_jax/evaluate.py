@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,7 @@ import xarray as xr
 
 from mist_jax import build
 from mist_jax.errors import ConfigError, Status
+from mist_jax.intervals import add_intervals
 from mist_jax.physics.memory import MemoryUse, memory_use
 from mist_jax.physics.step import STEP_PARTS
 from mist_jax.physics.step_energy import ENERGY_SHARES
@@ -64,7 +66,8 @@ def evaluate(scenario: Scenario) -> xr.Dataset:
 
     Returns:
         Dataset of scalars (`VARIABLES`, each with `units` and `long_name`), `breakdown_s(part)` of the mean
-        iteration and `power_share_w(share)`; attributes name what was evaluated.
+        iteration and `power_share_w(share)`; `ttft_s_low`, `ttft_s_high` and so on are the ends of 80 % intervals
+        where the calibration has them; attributes name what was evaluated and how far it was measured.
 
     Raises:
         ConfigError: the description cannot be, or the model does not fit (the message says by how much).
@@ -82,10 +85,22 @@ def evaluate(scenario: Scenario) -> xr.Dataset:
         build.check_context(scenario, system.model)
         memory = programs()["memory"](system)
         require_fit(scenario, memory)
-        kind = "closed" if scenario.workload.arrivals == "closed" else "open"
-        state = programs()[kind](system, build.build_workload(scenario), scenario.parallelism.replicas)
-        state, memory = jax.tree.map(np.asarray, (state, memory))
-    return to_dataset(scenario, state, memory)
+        closed = scenario.workload.arrivals == "closed"
+        workload = build.build_workload(scenario)
+
+        def state_at(rate_factor: float) -> steady.SteadyState:
+            offered = dataclasses.replace(workload, rate=workload.rate * rate_factor)
+            state = programs()["closed" if closed else "open"](system, offered, scenario.parallelism.replicas)
+            return jax.tree.map(np.asarray, state)
+
+        memory = jax.tree.map(np.asarray, memory)
+        ds = to_dataset(scenario, state_at(1.0), memory)
+        return add_intervals(ds, scenario, None if closed else lambda f: latencies(state_at(f)))
+
+
+def latencies(state: steady.SteadyState) -> tuple[float, float, int]:
+    """(TTFT in s, TPOT in s, status) of one evaluated deployment."""
+    return float(state.ttft), float(state.tpot), int(state.status)
 
 
 def require_fit(scenario: Scenario, memory: MemoryUse, where: str = "") -> None:
@@ -172,8 +187,16 @@ def to_dataset(scenario: Scenario, state: steady.SteadyState, memory: MemoryUse)
         kv_blocks=scenario.engine.num_gpu_blocks,
     )
     ds = labelled(values)
-    ds["breakdown_s"] = ("part", np.asarray(state.breakdown), {"units": "s", "long_name": "mean iteration by operator"})
-    ds["power_share_w"] = ("share", np.asarray(state.power), {"units": "W", "long_name": "power of a chip by cause"})
+    ds["breakdown_s"] = (
+        "part",
+        np.asarray(state.breakdown),
+        {"units": "s", "long_name": "mean iteration by operator"},
+    )
+    ds["power_share_w"] = (
+        "share",
+        np.asarray(state.power),
+        {"units": "W", "long_name": "power of a chip by cause"},
+    )
     ds = ds.assign_coords(part=list(STEP_PARTS), share=list(ENERGY_SHARES))
     ds.attrs.update(describe(scenario), status=Status(int(state.status)).text)
     return ds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from mist_jax import build
+from mist_jax.intervals import add_intervals
 from mist_jax.programs import compiled
 from mist_jax.queueing import steady_disaggregated as sd
 from mist_jax.schema import Scenario
@@ -37,7 +39,7 @@ def evaluate_disaggregated(scenario: Scenario) -> xr.Dataset:
     Raises:
         ConfigError: as `evaluate`, for either pool.
     """
-    from mist_jax.evaluate import programs, require_fit, to_dataset
+    from mist_jax.evaluate import latencies, programs, require_fit, to_dataset
 
     pool = scenario.prefill
     assert pool is not None
@@ -47,13 +49,18 @@ def evaluate_disaggregated(scenario: Scenario) -> xr.Dataset:
     memory = programs()["memory"](decode)
     require_fit(scenario, memory)
     require_fit(scenario, programs()["memory"](prefill), "prefill.")
-    kind = "closed" if scenario.workload.arrivals == "closed" else "open"
-    args = (decode, prefill, build.build_transfer(scenario), build.build_workload(scenario))
-    out = _programs()[kind](*args, scenario.parallelism.replicas, pool.parallelism.replicas)
-    out, memory = jax.tree.map(np.asarray, (out, memory))
+    closed = scenario.workload.arrivals == "closed"
+    transfer, workload = build.build_transfer(scenario), build.build_workload(scenario)
+
+    def outcome_at(rate_factor: float) -> sd.Disaggregated:
+        offered = dataclasses.replace(workload, rate=workload.rate * rate_factor)
+        args = (decode, prefill, transfer, offered, scenario.parallelism.replicas, pool.parallelism.replicas)
+        return jax.tree.map(np.asarray, _programs()["closed" if closed else "open"](*args))
+
+    out, memory = outcome_at(1.0), jax.tree.map(np.asarray, memory)
     ds = to_dataset(scenario, out.decode, memory)
     _add_prefill_pool(ds, scenario, out)
-    return ds
+    return add_intervals(ds, scenario, None if closed else lambda f: latencies(outcome_at(f).decode))
 
 
 def _add_prefill_pool(ds: xr.Dataset, scenario: Scenario, out: sd.Disaggregated) -> None:

@@ -254,7 +254,9 @@ def _summary(scenario: Scenario, ds: xr.Dataset) -> Table:
     table.add_row("Preempted", f"{int(a.get('preempted_requests', 0)):,}", "requests")
     if "queue_length_mean" in a:
         mean, most = q.number(a["queue_length_mean"]), f"at most {a['queue_length_max']:.0f}"
-        table.add_row("Queue", f"{mean} requests", f"{most}; wait p99 {q.duration(a.get('queue_p99_s', nan))}")
+        table.add_row(
+            "Queue", f"{mean} requests", f"{most}; wait p99 {q.duration(a.get('queue_p99_s', nan))}"
+        )
     table.add_row("Duration", q.duration(a.get("makespan_s", nan)), "first arrival to last token")
     table.add_row("Generated tokens", f"{q.number(a.get('output_tokens_per_s', nan))} tokens/s", "")
     table.add_row(
