@@ -117,8 +117,10 @@ def play(
     left = (s.rq["state"] != st.DONE) & (s.rq["status"] == st.OK)
     s.rq["status"][left] = st.UNFINISHED
     g = s.g[0]
+    # engines that cannot influence one another run past the last event that all of them saw
+    end = max(float(g["now"]), float(np.nanmax(np.append(s.rq["finish"], 0.0))))
     return Played(
-        trace, s.rq, s.cl, tuple(e.name for e in names), s.link, float(g["now"]),
+        trace, s.rq, s.cl, tuple(e.name for e in names), s.link, end,
         s.steps[: g["steps"]], s.segments[: g["segments"]],
     )  # fmt: skip
 
