@@ -57,16 +57,10 @@ def start_jax() -> None:
     """The application's JAX settings: double precision, and compiled programs kept between runs."""
     import jax
 
-    from mist_jax.paths import cache_dir
+    from mist_jax.programs import keep_compiled
 
     jax.config.update("jax_enable_x64", True)
-    folder = cache_dir() / "jax"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # a read-only home: run without the cache
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    keep_compiled()
 
 
 def run_evaluate(mapping: dict[str, Any], out: Path) -> Any:

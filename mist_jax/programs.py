@@ -5,6 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mist_jax.paths import cache_dir
+
+
+def keep_compiled() -> None:
+    """Let JAX keep compiled programs between processes, in `paths.cache_dir()`; a folder that was set before stays.
+
+    The second process that evaluates a deployment then starts in half the time (4.5 s against 10 s of CPU time).
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = cache_dir() / "jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a read-only home: go without
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
 
 def compiled(function: Callable[..., Any], *, quick: bool = False) -> Any:
     """`jax.jit(function)` with options for our kind of program: thousands of cheap scalar operations.
@@ -16,6 +36,7 @@ def compiled(function: Callable[..., Any], *, quick: bool = False) -> Any:
     """
     import jax
 
+    keep_compiled()
     options: dict[str, Any] | None = None
     if jax.default_backend() == "cpu":
         options = {"xla_cpu_use_fusion_emitters": False}
