@@ -18,6 +18,7 @@ from mist_jax.physics.step import STEP_PARTS
 from mist_jax.physics.step_energy import ENERGY_SHARES
 from mist_jax.programs import compiled
 from mist_jax.queueing import steady
+from mist_jax.queueing.bridge_error import add_bridge_error
 from mist_jax.report import accessor as accessor  # registers `Dataset.mist`
 from mist_jax.schema import Scenario
 
@@ -67,7 +68,9 @@ def evaluate(scenario: Scenario) -> xr.Dataset:
     Returns:
         Dataset of scalars (`VARIABLES`, each with `units` and `long_name`), `breakdown_s(part)` of the mean
         iteration and `power_share_w(share)`; `ttft_s_low`, `ttft_s_high` and so on are the ends of 80 % intervals
-        where the calibration has them; attributes name what was evaluated and how far it was measured.
+        where the calibration has them; an open loop has `ttft_bridge_error` and so on (the closed form's error against
+        playbacks at its load) and `kv_bound`, with an attribute `warning` if that is set; attributes name what was
+        evaluated and how far it was measured.
 
     Raises:
         ConfigError: the description cannot be, or the model does not fit (the message says by how much).
@@ -95,6 +98,9 @@ def evaluate(scenario: Scenario) -> xr.Dataset:
 
         memory = jax.tree.map(np.asarray, memory)
         ds = to_dataset(scenario, state_at(1.0), memory)
+        if not closed:
+            spec, work = scenario.engine, scenario.workload
+            ds = add_bridge_error(ds, max_num_seqs=spec.max_num_seqs, held=work.isl + work.osl)
         return add_intervals(ds, scenario, None if closed else lambda f: latencies(state_at(f)))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import mist_jax as mist
+from mist_jax.queueing.bridge_error import bridge_error
 from mist_jax.queueing.gated import expected_chunks, gated_ttft
 
 
@@ -42,3 +44,38 @@ def test_expected_chunks_of_a_lognormal_prompt():
     s = np.sqrt(np.log1p(cv**2))
     sample = rng.lognormal(np.log(mean) - s**2 / 2, s, 400_000)
     assert float(expected_chunks(mean, cv, room)) == pytest.approx(np.ceil(sample / room).mean(), rel=0.01)
+
+
+def test_the_stated_error_is_that_of_the_table():
+    for load in (0.1, 0.5):
+        row = bridge_error(load)
+        for low, middle, high in row.values():
+            assert low <= middle <= high
+        assert abs(row["ttft"][1]) < 0.1, load  # half loaded and less the closed form is close
+    assert bridge_error(0.0) == bridge_error(0.1)
+    between = bridge_error(0.6)["ttft"][1]
+    assert between == pytest.approx(0.5 * (bridge_error(0.5)["ttft"][1] + bridge_error(0.7)["ttft"][1]))
+
+
+def test_open_loops_state_their_error_and_closed_ones_do_not():
+    few = ["model=llama3_1_8b", "parallelism=tp1", "workload.rate=4"]
+    ds = mist.evaluate(mist.load([*few, "workload.arrivals=poisson"]))
+    error = ds.ttft_bridge_error
+    assert error.attrs["low"] <= float(error) <= error.attrs["high"]
+    assert int(ds.kv_bound) == 0
+    assert "warning" not in ds.attrs
+    assert "ttft_bridge_error" not in mist.evaluate(mist.load([*few, "workload.arrivals=closed"]))
+
+
+def test_memory_that_binds_is_marked():
+    spec = [
+        "model=llama3_1_8b",
+        "parallelism=tp1",
+        "workload.arrivals=poisson",
+        "engine.memory_utilization=0.3",
+    ]
+    capacity = 0.1 / float(mist.evaluate(mist.load([*spec, "workload.rate=0.1"]))["load"])
+    for share, bound in ((0.3, 0), (0.8, 1)):
+        ds = mist.evaluate(mist.load([*spec, f"workload.rate={share * capacity}"]))
+        assert int(ds.kv_bound) == bound
+        assert ("warning" in ds.attrs) == bool(bound)

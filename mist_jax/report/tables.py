@@ -89,6 +89,10 @@ def print_evaluation(scenario: Scenario, ds: xr.Dataset, to: Console | None = No
         out.print(line)
     for line in slo_lines(scenario, ds):
         out.print(line)
+    if "ttft_bridge_error" in ds:
+        out.print(Text(bridge_line(ds), style="dim"))
+    if "warning" in ds.attrs:
+        out.print(Text(f"warning: {ds.attrs['warning']}", style="bold red"))
     if "breakdown_s" in ds and ds["breakdown_s"].ndim == 1:
         out.print()
         out.print(_breakdown(ds["breakdown_s"], "part", "Mean iteration by operator"))
@@ -181,6 +185,16 @@ def slo_lines(scenario: Scenario, ds: xr.Dataset) -> list[Text]:
         lines.append(line)
     lines.append(Text("(means of the steady state; mode=play gives percentiles and goodput)", style="dim"))
     return lines
+
+
+def bridge_line(ds: xr.Dataset) -> str:
+    """What the closed form of an open loop missed where it was played, at this load."""
+    cells = []
+    for name in ("ttft", "tpot"):
+        error = ds[f"{name}_bridge_error"]
+        low, high = error.attrs["low"], error.attrs["high"]
+        cells.append(f"{name.upper()} {float(error):+.0%} ({low:+.0%} to {high:+.0%})")
+    return f"closed form against playbacks at load {float(ds['load']):.2f}: {', '.join(cells)}; mode=play is exact"
 
 
 def slo_limits(scenario: Scenario) -> list[tuple[str, float]]:
