@@ -26,6 +26,31 @@ def _job(config: Any) -> Any:
         _fail(str(exc))  # here, before Hydra adds a line of its own
 
 
+#: mode → a shorter name for one of its keys
+_SHORT_KEYS = {"compare": ("run=", "compare.run="), "calibrate": ("from=", "calibrate.from=")}
+
+
+def spelled_out(arguments: list[str]) -> list[str]:
+    """`compare run=X` as `mode=compare compare.run=X`: the mode may be given as the first word alone.
+
+    Raises:
+        ConfigError: a first word that is no mode.
+    """
+    from mist_jax.application import MODES
+    from mist_jax.errors import nearest
+
+    if not arguments or not arguments[0].isalpha():
+        return arguments
+    mode, *rest = arguments
+    if mode not in MODES:
+        raise ConfigError(f"mode: got {mode!r}{nearest(mode, MODES)}; allowed: {', '.join(MODES)}")
+    short, long = _SHORT_KEYS.get(mode, ("", ""))
+    return [
+        f"mode={mode}",
+        *(long + a.removeprefix(short) if short and a.startswith(short) else a for a in rest),
+    ]
+
+
 def main() -> None:
     """Run the application; a description that cannot be right prints one message and exits with code 2."""
     if {"--help", "-h"} & set(sys.argv[1:]):
@@ -33,6 +58,10 @@ def main() -> None:
 
         print(help_text(), end="")
         return
+    try:
+        sys.argv[1:] = spelled_out(sys.argv[1:])
+    except ConfigError as exc:
+        _fail(str(exc))
     import hydra
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us, not as Hydra's own print and exit 1

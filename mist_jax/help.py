@@ -9,16 +9,18 @@ from mist_jax.paths import conf_dir
 _TEXT = """\
 mist-jax: how fast, how dear and how power-hungry will a deployment of LLM serving be?
 
-Usage: mist-jax [group=option] [key=value] [-m]
+Usage: mist-jax [mode] [group=option] [key=value] [-m]
 
   mist-jax                                                   Llama-3.1-70B on 8 x H100, steady state
   mist-jax hardware=mi300x model=qwen3_32b parallelism=tp4 workload.rate=12
-  mist-jax mode=play workload=azure_code                     a production trace, request by request
+  mist-jax play workload=azure_code                          a production trace, request by request
   mist-jax prefill=pool hardware@prefill.hardware=mi300x     disaggregated, across vendors
   mist-jax pipeline=rag_rerank_guard                         retrieval, reranking and guards around the model
-  mist-jax mode=play experiment=demo                         the main job
+  mist-jax play experiment=demo                              the main job
+  mist-jax compare run=RESULT.json hardware=h100_sxm         your benchmark beside the prediction
+  mist-jax calibrate from=RESULT.json hardware=h100_sxm      refit the engine's coefficients to it
 
-mode: evaluate (steady state) | play (exact playback) | {modes}
+mode (or mode=): evaluate (steady state) | play (exact playback) | {modes}
 
 Groups and their options:
 

@@ -143,3 +143,25 @@ def test_play_writes_every_request(tmp_path: Path) -> None:
     assert summary["attributes"]["served"] == 50
     assert list((tmp_path / "out").glob("*.png"))
     assert (tmp_path / "out" / "result.nc").stat().st_mtime >= start - 1
+
+
+def test_the_mode_may_be_the_first_word():
+    from mist_jax.__main__ import spelled_out
+
+    assert spelled_out(["play", "experiment=demo"]) == ["mode=play", "experiment=demo"]
+    assert spelled_out(["compare", "run=a.json", "model=x"]) == [
+        "mode=compare",
+        "compare.run=a.json",
+        "model=x",
+    ]
+    assert spelled_out(["calibrate", "from=a.json"]) == ["mode=calibrate", "calibrate.from=a.json"]
+    for unchanged in ([], ["mode=play"], ["-m", "model=x"], ["--cfg", "job"]):
+        assert spelled_out(unchanged) == unchanged
+
+
+def test_a_first_word_that_is_no_mode_names_the_nearest():
+    from mist_jax.__main__ import spelled_out
+    from mist_jax.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="got 'plya' \\(did you mean 'play'\\?\\)"):
+        spelled_out(["plya"])
