@@ -103,26 +103,31 @@ def mooncake_1p1d() -> Iterator[Row]:
 
 
 def llm_d_repeat() -> Iterator[Row]:
-    """llm-d: one prompt of about 10,000 tokens, twice, Qwen3-32B on two H100."""
+    """llm-d: one prompt of about 10,000 tokens, twice, Qwen3-32B on two H100.
+
+    Trend: the first request meets a cold server (kernels to be tuned or compiled), and both pass a gateway whose time
+    is not stated; computing 10,000 tokens takes under a second on any description of two H100.
+    """
     engine = Engine("hardware=h100_sxm", "model=qwen3_32b", "parallelism=tp2")
     source = "llm-d documentation, precise prefix-cache routing"
-    yield row("TTFT, cold", 4.3, engine.request_s() + engine.prefill(10000.0), "s", source, tokens=10000)
-    yield row(
-        "TTFT, cached", 0.6, engine.request_s() + engine.prefill(128.0, 9872.0), "s", source, new_tokens=128
-    )
+    yield row("TTFT, cold", 4.3, engine.request_s() + engine.prefill(10000.0), "s", source, "trend",
+              tokens=10000)  # fmt: skip
+    cached = engine.request_s() + engine.prefill(128.0, 9872.0)
+    yield row("TTFT, cached", 0.6, cached, "s", source, "trend", new_tokens=128)
 
 
 def llm_d_pull() -> Iterator[Row]:
     """llm-d: recompute a prefix or pull its KV from a peer, gpt-oss-120b on H200."""
     engine = Engine("hardware=h200_sxm", "model=gpt_oss_120b", "parallelism=tp1")
-    stage = get_stage("kv_load")
-    on = machine(network=50e9)
+    stage, on = get_stage("kv_transfer"), machine(network=50e9)
     source = "llm-d blog, P2P KV pull, 2026"
+    # vLLM's paged cache: one message a layer and block of 16 tokens, keys and values together
+    block = 16.0 * engine.kv_token_bytes() / engine.layers()
+    params = stage.build({"mode": "pull", "block_bytes": block})
     for prefix, recompute, pull in ((2048, 78.0, 35.0), (16384, 510.0, 86.0), (49152, 1988.0, 235.0)):
         work = Work(
             prompt_tokens=float(prefix), kv_bytes_per_token=engine.kv_token_bytes(), kv_layers=engine.layers()
         )
-        params = stage.build({"tier": "remote_rdma", "hit_rate": 1.0, "block_tokens": 64})
         moved = float(seconds(stage.function(params, work), on.rate))
         fixed = engine.request_s() + engine.prefill(64.0, prefix)
         again = engine.request_s() + engine.prefill(prefix)
@@ -162,8 +167,10 @@ def lmcache_tiers() -> Iterator[Row]:
             loads.append(float(seconds(stage.function(params, work), on.rate)))
         hit = engine.request_s() + engine.prefill(256.0, prefix)
         miss = engine.request_s() + engine.prefill(prefix + 256.0)
-        before = in_device * hit + (1 - in_device) * miss
-        after = hit + in_host * loads[0] + (1 - in_device - in_host) * loads[1]
+        # the first of the 20 requests of a prefix finds it nowhere
+        warm_before = in_device * hit + (1 - in_device) * miss
+        warm_after = hit + in_host * loads[0] + (1 - in_device - in_host) * loads[1]
+        before, after = (0.05 * miss + 0.95 * t for t in (warm_before, warm_after))
         yield row(f"TTFT change, prefix {prefix}", change, 100 * (after / before - 1), "%", source, "trend",
                   no_queueing=True, hits_in_hbm=round(in_device, 3))  # fmt: skip
 
@@ -200,7 +207,9 @@ def oracle_mi300x() -> Iterator[Row]:
         256: 17.750,
     }
     for batch, measured in table.items():
-        yield row(f"batch {batch}", measured, engine.batch_seconds(128.0, 128.0, batch), "s", source)
+        yield row(
+            f"batch {batch}", measured, engine.batch_seconds(128.0, 128.0, batch), "s", source, "fitted"
+        )
 
 
 def vllm_h200() -> Iterator[Row]:

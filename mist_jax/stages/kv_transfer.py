@@ -1,7 +1,8 @@
 """KV transfer from a prefill engine to a decode engine.
 
-    serial      t = alpha + n_req alpha_msg + S / BW                                    after the prefill
+    serial      t = alpha + S / min(BW, b / t_msg)                                      after the prefill
     layer-wise  visible = alpha + max(S/L / BW, S / BW - t_prefill (L - 1)/L)           behind the prefill
+A NIC works on many messages at once, so that messages of b bytes either fill the wire or are limited by their number.
 Push (the prefill side writes, as layers finish) can overlap; pull (the decode side reads when it has been
 told and has room) starts after the prefill and pays another round trip. Concurrent transfers share the NIC:
 `physics.contention`.
@@ -38,9 +39,14 @@ class KVTransfer:
     )
     overlap: Array = parameter(0.0, high=1.0, doc="1: layer by layer behind the prefill (push only)")
     block_bytes: Array = parameter(
-        float("inf"), "bytes", low=1.0, doc="bytes of one message; inf: one message"
+        float("inf"),
+        "bytes",
+        low=1.0,
+        doc="of one message (paged caches: a block of one layer); inf: one message",
     )
-    message_s: Array = parameter(2e-6, "time", doc="per message; assumption (RDMA post and completion)")
+    message_s: Array = parameter(
+        2e-6, "time", doc="between two messages; assumption (RDMA post and completion)"
+    )
     token_bytes: Array = parameter(
         0.0, "bytes", doc="KV bytes per token; 0: of the model that serves the request"
     )
@@ -55,21 +61,24 @@ def transfer_bytes(params: KVTransfer, work: Work) -> Array:
 def demand(params: KVTransfer, work: Work) -> Demand:
     """Demand of the visible part of the transfers of a batch of requests."""
     nbytes = transfer_bytes(params, work)
-    messages = jnp.where(jnp.isfinite(params.block_bytes), nbytes / params.block_bytes, 1.0)
-    fixed = params.latency + messages * params.message_s
+    fixed = params.latency
+    # the number of messages a second limits small ones
+    several = jnp.isfinite(params.block_bytes) & (jnp.asarray(params.message_s) > 0)
+    posted = jnp.where(several, params.block_bytes, 1.0) / jnp.where(several, params.message_s, 1.0)
+    limit = jnp.minimum(params.bandwidth, jnp.where(several, posted, jnp.inf))
     share = 1.0
     if params.mode == "pull":
         fixed = fixed + params.round_trip_s
     else:
         layers = jnp.maximum(work.kv_layers, 1.0)
         # With a finite bandwidth the part behind the prefill is known; with the link's own, all but a layer.
-        finite = jnp.isfinite(params.bandwidth)
-        alone = nbytes / jnp.where(finite, params.bandwidth, 1.0)
+        finite = jnp.isfinite(limit)
+        alone = nbytes / jnp.where(finite, limit, 1.0)
         behind = jnp.minimum(work.prefill_s, alone) / jnp.where(alone > 0, alone, 1.0)
         hidden = jnp.where(finite, behind, 1.0) * (layers - 1.0) / layers
         share = 1.0 - params.overlap * hidden
     moved = work.batch * nbytes * share / params.efficiency
-    return make(fixed, caps={params.link: params.bandwidth}, **{params.link: moved})
+    return make(fixed, caps={params.link: limit}, **{params.link: moved})
 
 
 STAGES = (

@@ -1,0 +1,120 @@
+"""Validation cases that play whole deployments: two servers against one pair, offline batches, logged runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from calibration.validate import Case, Row, Skip, row
+from mist_jax import load, play
+
+
+def _trace(arrival_s: Any, prompt: float, output: float) -> Any:
+    from mist_jax.queueing.trace import Trace
+
+    count = len(arrival_s)
+    lengths = np.full(count, int(prompt)), np.full(count, int(output))
+    return Trace(np.asarray(arrival_s, float), *lengths)
+
+
+def sglang_a10() -> Iterator[Row]:
+    """SGLang, Qwen2.5-7B-GPTQ-Int4 on A10 servers, TP4, 8192 in, 512 out, 1 request/s: a pair against two servers.
+
+    200 requests of fixed length with Poisson arrivals (mean of 5 seeds), as a benchmark client sends them.
+    """
+    common = ["model=qwen2_5_7b", "engine=sglang", "workload=chat", "workload.isl=8192", "workload.osl=512"]
+    common += ["model.precision.weights=int4", "model.precision.activations=bf16", "hardware=a10"]
+    common += ["parallelism.tp=4"]
+    pair = ["prefill=pool", "hardware@prefill.hardware=a10", "parallelism@prefill.parallelism=tp4"]
+    pair += ["engine@prefill.engine=sglang"]
+    measured = {
+        "two servers": (["parallelism.replicas=2"], 767.0, 1265.0, 10.30, 428.0),
+        "1P1D": (pair, 733.0, 2953.0, 7.23, 408.0),
+    }
+    source = "Mooncake documentation, SGLang with A10 servers"
+    for name, (more, ttft, tail, itl, rate) in measured.items():
+        scenario = load([*common, *more])
+        means, tails, tpots, rates = [], [], [], []
+        for seed in range(5):
+            arrivals = np.cumsum(np.random.default_rng(seed).exponential(1.0, 200))
+            out = play(scenario, _trace(arrivals, 8192, 512))
+            first = np.asarray(out.ttft_s)
+            means.append(first.mean())
+            tails.append(np.percentile(first, 99))
+            tpots.append(float(out.tpot_s.mean()))
+            rates.append(200 * 512 / (np.asarray(out.arrival_s) + np.asarray(out.e2e_s)).max())
+        yield row(f"{name}: mean TTFT", ttft, 1e3 * np.mean(means), "ms", source)
+        yield row(f"{name}: P99 TTFT", tail, 1e3 * np.mean(tails), "ms", source)
+        yield row(f"{name}: ITL", itl, 1e3 * np.mean(tpots), "ms", source)
+        yield row(f"{name}: output rate", rate, np.mean(rates), "tokens/s", source)
+
+
+def amd_throughput() -> Iterator[Row]:
+    """8 MI300X, Llama-3.1-70B FP8, TP8, vLLM 0.10, all prompts at once: output tokens/s, played."""
+    from calibration.vendors import AMD_70B, VLLM_SEQS
+
+    scenario = load(
+        [
+            "hardware=mi300x",
+            "model=llama3_1_70b",
+            "parallelism=tp8",
+            "engine=vllm",
+            "model.precision.weights=fp8",
+            f"engine.max_num_seqs={VLLM_SEQS}",
+            "workload=chat",
+        ]
+    )
+    for (prompt, output, count), rate in AMD_70B.items():
+        out = play(scenario, _trace(np.zeros(count), prompt, output))
+        predicted = count * output / float(np.asarray(out.e2e_s).max())
+        yield row(f"{prompt} in, {output} out, {count} prompts", rate, predicted, "tokens/s",
+                  "AMD performance page, October 2025", "fitted")  # fmt: skip
+
+
+def splitwise() -> Iterator[Row]:
+    """DGX A100, an engine of 2023: each model by the engine factors fitted to the other one (median over its runs)."""
+    from calibration import vendors
+
+    names = ("compute_efficiency", "link_efficiency", "launch", "host")
+    both = vendors.splitwise()
+    for model in sorted(set(both[0].group)):
+        masks = [f.group != model for f in both]
+        factors = vendors.fit(both, names, masks)
+        for figures in both:
+            error = figures.log_error(factors)
+            table = figures.table
+            for tp in sorted(table.tp[table.model == model].unique()):
+                at = np.flatnonzero(((table.model == model) & (table.tp == tp)).to_numpy())
+                middle = at[np.argsort(np.abs(error[at]))[len(at) // 2]]
+                r = table.iloc[middle]
+                yield row(
+                    f"{figures.name.split()[-1]} time, {model} TP{tp}, batch {r.batch}, prompt {r.prompt_tokens}",
+                    figures.measured[middle], figures.measured[middle] * np.exp(error[middle]), "ms",
+                    "Mutinifni/splitwise-sim (MIT)", note=f"the run with the median absolute error of {len(at)}",
+                )  # fmt: skip
+
+
+def engine_runs() -> Iterator[Row]:
+    """vLLM 0.19 on RTX PRO 6000: 300 ShareGPT requests at 10/s played request by request, packaged calibration."""
+    from calibration.datasets.engine_runs import read_engine_runs
+    from calibration.engine_run import errors, predict_run
+
+    for run in read_engine_runs():
+        if run.status != "ok":
+            raise Skip(f"{run.name}: {run.reason}")
+        table = errors(run, predict_run(run, run.system, run.model))
+        for r in table.itertuples():
+            yield row(
+                f"{run.model}: {r.quantity}", r.measured_ms, r.predicted_ms, "ms",
+                "casys-kaist/LLMServingSim bench/examples (MIT)", requests=len(run.requests),
+            )  # fmt: skip
+
+
+CASES: dict[str, Case] = {
+    "sglang_a10": sglang_a10,
+    "amd_throughput": amd_throughput,
+    "splitwise": splitwise,
+    "engine_runs": engine_runs,
+}
