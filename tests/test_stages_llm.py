@@ -278,3 +278,14 @@ def test_pipelined_attention_and_experts():
     one = replace(params, micro_batches=1.0)
     assert float(hides_communication(one, 200e-6, 200e-6, 64.0)) == 0.0
     assert float(iteration_seconds(one, 200e-6, 200e-6, 64.0)) == pytest.approx(61 * (400e-6 + 2 * hop))
+
+
+def test_small_messages_are_limited_by_their_number():
+    stage, on = get_stage("kv_transfer"), machine(network=50e9)
+    whole = float(seconds(stage.function(stage.build(), WORK), on.rate))
+    paged = [stage.build({"block_bytes": b, "message_s": 2e-6}) for b in (16e3, 32e3, 1e6)]
+    small, double, large = (float(seconds(stage.function(p, WORK), on.rate)) for p in paged)
+    messages = LLAMA_70B_TOKEN * 4096 / 16e3
+    assert small == pytest.approx(messages * 2e-6 + 0.5e-3 + 2e-6)
+    assert double - 0.502e-3 == pytest.approx((small - 0.502e-3) / 2)
+    assert large == pytest.approx(whole)  # fills the wire

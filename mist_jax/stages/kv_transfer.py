@@ -61,10 +61,10 @@ def transfer_bytes(params: KVTransfer, work: Work) -> Array:
 def demand(params: KVTransfer, work: Work) -> Demand:
     """Demand of the visible part of the transfers of a batch of requests."""
     nbytes = transfer_bytes(params, work)
-    fixed = params.latency
+    fixed = params.latency + params.message_s
     # the number of messages a second limits small ones
     several = jnp.isfinite(params.block_bytes) & (jnp.asarray(params.message_s) > 0)
-    posted = jnp.where(several, params.block_bytes, 1.0) / jnp.where(several, params.message_s, 1.0)
+    posted = params.block_bytes / (jnp.where(several, params.message_s, 1.0) * params.efficiency)
     limit = jnp.minimum(params.bandwidth, jnp.where(several, posted, jnp.inf))
     share = 1.0
     if params.mode == "pull":
