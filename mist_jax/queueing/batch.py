@@ -20,6 +20,8 @@ Job = (
     | tuple[Trace, Engine | Sequence[Engine | Station], Router]
 )
 
+_PERCENTILES = (50, 90, 99)
+
 
 def brief(p: Played) -> dict[str, float]:
     """The figures of one configuration that a search compares."""
@@ -33,8 +35,8 @@ def brief(p: Played) -> dict[str, float]:
     for name, v in (("ttft", p.ttft_s), ("tpot", p.tpot_s), ("e2e", p.e2e_s)):
         v = v[ok & np.isfinite(v)]
         out[f"{name}_mean_s"] = float(v.mean()) if v.size else float("nan")
-        for q in (50, 90, 99):
-            out[f"{name}_p{q}_s"] = float(np.percentile(v, q)) if v.size else float("nan")
+        marks = np.percentile(v, _PERCENTILES) if v.size else np.full(len(_PERCENTILES), np.nan)
+        out |= {f"{name}_p{q}_s": float(x) for q, x in zip(_PERCENTILES, marks, strict=True)}
     out["utilization"] = float(np.mean(p.clients["busy_s"])) / p.end_s if p.end_s > 0 else 0.0
     return out
 

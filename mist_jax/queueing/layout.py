@@ -23,30 +23,10 @@ def _tokens(x: Array) -> tuple[Array, Array]:
     return np.where(bad, 0, v).astype(np.int32), bad
 
 
-def request_records(trace: Trace, stations: set[int]) -> tuple[Array, Array]:
-    """Records of the requests, with what is not a request marked INVALID, and the requests by arrival."""
-    n = trace.size
-    rq = np.zeros(n, st.REQUEST)
-    prompt, bad_p = _tokens(trace.prompt_tokens)
-    output, bad_o = _tokens(trace.output_tokens)
-    arrival = np.asarray(trace.arrival_s, dtype=np.float64)
-    bad_t = ~np.isfinite(arrival) | (arrival < 0)
-    rq["prompt"], rq["output"] = prompt, output
-    rq["model"] = 0 if trace.model is None else trace.model
-    served = np.isin(rq["model"], list(stations))
-    bad = bad_t | ((bad_p | bad_o | (prompt < 1) | (output < 1)) & ~served)
-    rq["status"][bad] = st.INVALID
-    rq["arrival"] = np.where(bad_t, np.nan, arrival)
-    rq["session"] = st.NONE if trace.session is None else trace.session
-    rq["priority"] = 0.0 if trace.priority is None else trace.priority
-    rq["work"] = 1.0 if trace.work is None else trace.work
-    rq["delay"] = 0.0 if trace.delay_s is None else trace.delay_s
-    rq["cached"] = (
-        0 if trace.cached is None else np.clip(_tokens(trace.cached)[0], 0, np.maximum(prompt - 1, 0))
-    )
-    if not np.all(np.isfinite(rq["delay"]) & (rq["delay"] >= 0)):
-        raise ValueError("Trace.delay_s holds negative or non-finite think times")
-    for f in (
+def _blank() -> Array:
+    """[1] the record of a request of which nothing is known."""
+    rq = np.zeros(1, st.REQUEST)
+    links = (
         "client",
         "source",
         "limbo",
@@ -56,11 +36,38 @@ def request_records(trace: Trace, stations: set[int]) -> tuple[Array, Array]:
         "ring_next",
         "child",
         "sibling",
-    ):
-        rq[f] = st.NONE
-    for f in ("queued", "scheduled", "first", "finish", "transferred"):
-        rq[f] = np.nan
-    rq["prefilled_by"] = st.NONE
+    )
+    for field in (*links, "session", "prefilled_by"):
+        rq[field] = st.NONE
+    for field in ("queued", "scheduled", "first", "finish", "transferred"):
+        rq[field] = np.nan
+    rq["work"] = 1.0
+    return rq
+
+
+def request_records(trace: Trace, stations: set[int]) -> tuple[Array, Array]:
+    """Records of the requests, with what is not a request marked INVALID, and the requests by arrival."""
+    rq = np.repeat(_blank(), trace.size)  # one copy of memory; field by field is as slow as the playback
+    prompt, bad_p = _tokens(trace.prompt_tokens)
+    output, bad_o = _tokens(trace.output_tokens)
+    arrival = np.asarray(trace.arrival_s, dtype=np.float64)
+    bad_t = ~np.isfinite(arrival) | (arrival < 0)
+    rq["prompt"], rq["output"] = prompt, output
+    if trace.model is not None:
+        rq["model"] = trace.model
+    served = np.isin(rq["model"], list(stations)) if stations else np.zeros(trace.size, bool)
+    bad = bad_t | ((bad_p | bad_o | (prompt < 1) | (output < 1)) & ~served)
+    rq["status"][bad] = st.INVALID
+    rq["arrival"] = np.where(bad_t, np.nan, arrival)
+    if trace.session is not None:
+        rq["session"] = trace.session
+    for field, given in (("priority", trace.priority), ("work", trace.work), ("delay", trace.delay_s)):
+        if given is not None:
+            rq[field] = given
+    if trace.cached is not None:
+        rq["cached"] = np.clip(_tokens(trace.cached)[0], 0, np.maximum(prompt - 1, 0))
+    if trace.delay_s is not None and not np.all(np.isfinite(rq["delay"]) & (rq["delay"] >= 0)):
+        raise ValueError("Trace.delay_s holds negative or non-finite think times")
     # A request whose arrival is no time is dealt with at the start.
     when = np.where(bad_t, -np.inf, arrival)
     return rq, np.argsort(when, kind="stable").astype(np.int32)

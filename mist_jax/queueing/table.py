@@ -185,13 +185,14 @@ def _interpolate(grid: Array, value: Array, x: float) -> float:
     return float(value[i] + w * (value[i + 1] - value[i]))
 
 
+_CELLS = np.arange(64 * PER_OCTAVE)
+#: Lower ends of the cells [2^e (1 + j/16)), and of the one before them.
+_LOW = np.append(0.0, 2.0 ** (_CELLS // PER_OCTAVE) * (1.0 + (_CELLS % PER_OCTAVE) / PER_OCTAVE))
+
+
 def _lookup(grid: Array) -> Array:
-    """For each cell of [2^e (1 + j/16)) the last knot at or below its lower end: a start for the linear
-    search."""
-    cells = np.arange(64 * PER_OCTAVE)
-    low = 2.0 ** (cells // PER_OCTAVE) * (1.0 + (cells % PER_OCTAVE) / PER_OCTAVE)
-    low = np.concatenate([[0.0], low])
-    return np.clip(np.searchsorted(grid, low, side="right") - 1, 0, grid.size - 2).astype(np.int16)
+    """For each cell the last knot at or below its lower end: a start for the linear search."""
+    return np.clip(np.searchsorted(grid, _LOW, side="right") - 1, 0, grid.size - 2).astype(np.int16)
 
 
 def pack_tables(tables: Sequence[StepTable]) -> tuple[Array, Array, Array]:
