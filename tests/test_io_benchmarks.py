@@ -143,3 +143,51 @@ def test_broken_files_are_named_with_the_key(tmp_path, content, message):
 def test_no_such_file(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_benchmark_result(tmp_path / "absent.json")
+
+
+def request_log(folder, **changes):
+    """Two requests on clocks 1,000 s apart; the second was handed over in no time."""
+    rows = [
+        {"input_toks": 100, "output_toks": 11, "arrival_time": 5.0, "queued_ts": 1005.5, "first_token_ts": 1006.0,
+             "last_token_ts": 1007.0},
+        {"input_toks": 50, "output_toks": 1, "arrival_time": 6.0, "queued_ts": 1006.0, "first_token_ts": 1006.2,
+             "last_token_ts": 1006.2},
+    ]  # fmt: skip
+    rows[0].update(changes)
+    (folder / "requests.jsonl").write_text(
+        "\n".join(json.dumps({k: v for k, v in r.items() if v is not None}) for r in rows)
+    )
+    (folder / "meta.json").write_text(
+        json.dumps(
+            {
+                "model": "m",
+                "vllm_version": "0.19",
+                "engine_kwargs": {"tensor_parallel_size": 2, "max_num_seqs": 8},
+            }
+        )
+    )
+    return folder
+
+
+def test_request_log_on_two_clocks(tmp_path):
+    run = read_benchmark_result(request_log(tmp_path))
+    assert (run.form, run.model, run.tp, run.requests, run.settings["max_num_seqs"]) == ("log", "m", 2, 2, 8)
+    assert run.trace.measured["ttft_s"] == pytest.approx([1.0, 0.2])
+    assert run.trace.measured["e2e_s"] == pytest.approx([2.0, 0.2])
+    assert run.tpot.mean == pytest.approx(0.1)  # one token alone has none
+    assert run.ttft.mean == pytest.approx(0.6)
+    assert (run.isl, run.osl, run.rate) == (75.0, 6.0, 1.0)
+    assert read_benchmark_result(tmp_path / "requests.jsonl").ttft == run.ttft
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output_toks": None}, "not a benchmark result|output_toks: missing"),
+        ({"output_toks": "many"}, "line 1: output_toks: missing or not a number"),
+        ({"last_token_ts": 1.0}, "tokens before their request"),
+    ],
+)
+def test_broken_request_log(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        read_benchmark_result(request_log(tmp_path, **changes))

@@ -7,6 +7,7 @@ Forms, with where they are published:
     aiperf      `profile_export_aiperf.json`: a block `{unit, avg, p50, ...}` a metric; `unit` is authoritative
                 (AIPerf documentation, "JSON Export Schema")
     inferencex  aggregate of one run (InferenceX utils/process_result.py): times in seconds, throughput per GPU
+    log         per-request log of an engine (`request_log`), or a folder with one
 
 What a file does not state is NaN or None, never a guess.
 """
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from mist_jax.errors import ConfigError
+from mist_jax.io.request_log import is_request, log_file, read_request_log
 from mist_jax.io.traces import read_benchmark
 from mist_jax.queueing.trace import Trace
 from mist_jax.units import to_si
@@ -54,7 +56,7 @@ class Statistics:
 class BenchmarkResult:
     """One measured run: what was sent, what came back."""
 
-    form: str  #: vllm, sglang, aiperf or inferencex
+    form: str  #: vllm, sglang, aiperf, inferencex or log
     source: str  #: path of the file
     model: str | None = None
     engine: str | None = None
@@ -99,13 +101,16 @@ def read_benchmark_result(path: PathLike, *, run: int = -1) -> BenchmarkResult:
         ConfigError: no such file, not JSON, an unknown form, or a value that is missing or not a number; the
             message names the file and the key.
     """
-    at = Path(path)
+    at = log_file(Path(path))
     data = _load(at, run)
+    if is_request(data):
+        return read_request_log(at)
     form = detect_form(data)
     if form is None:
         keys = ", ".join(list(data)[:8]) or "none"
         raise ConfigError(
-            f"{at}: not a benchmark result of a known form (vLLM, SGLang, AIPerf, InferenceX); its keys: {keys}"
+            f"{at}: not a benchmark result of a known form (vLLM, SGLang, AIPerf, InferenceX, per-request log); "
+            f"its keys: {keys}"
         )
     reader: Callable[[_Source], BenchmarkResult] = {
         "vllm": _read_vllm, "sglang": _read_sglang, "aiperf": _read_aiperf, "inferencex": _read_inferencex
