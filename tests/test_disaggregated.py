@@ -1,0 +1,63 @@
+"""Laws of the disaggregated steady state; one compiled program for every model and every pair of chips."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from programs import HARDWARE, MODELS, Counted, make_system, make_workload
+
+from mist_jax import build
+from mist_jax.queueing import steady_disaggregated as sd
+from mist_jax.system.deployment import Transfer
+
+closed = Counted(sd.closed_loop_disaggregated)
+opened = Counted(sd.open_loop_disaggregated)
+PROGRAMS = {"closed": closed, "open": opened}
+
+
+def transfer(bandwidth: float = 50e9, latency: float = 1e-3, overlap: float = 0.0) -> Transfer:
+    return build.as_float64(Transfer(bandwidth=bandwidth, latency=latency, overlap=overlap))
+
+
+def pools(model: str, decode: str = "h100_sxm", prefill: str = "mi300x", **plan: float):
+    return make_system(model, decode, **plan), make_system(model, prefill, **plan)
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_one_program_serves_all_models_and_pairs_of_chips(kind: str) -> None:
+    """Every model on several pairs, every chip on either side, other plans and replicas: traced once."""
+    program = PROGRAMS[kind]
+    around = zip(MODELS, HARDWARE * 3, strict=False)
+    pairs = [(model, "b200_sxm", chip) for model, chip in around]
+    pairs += [("llama3_1_8b", chip, "h100_sxm") for chip in HARDWARE]
+    work = make_workload(concurrency=32, rate=0.5, isl_cv=0.5)
+    for model, decode, prefill in pairs:
+        out = program(*pools(model, decode, prefill), transfer(), work, 2.0, 3.0)
+        # what does not fit says so, and has no latency
+        assert np.isfinite(out.decode.ttft) == (out.decode.status in (0, 3)), (model, decode, prefill)
+    for plan in ({"tp": 8.0}, {"tp": 4.0, "pp": 2.0}, {"dp": 8.0, "ep": 8.0}):
+        program(*pools("deepseek_v3", **plan), transfer(latency=0.0, overlap=1.0), work, 1.0, 1.0)
+    assert program.traces == 1
+
+
+def test_a_wider_link_and_layer_wise_transfers_are_not_slower() -> None:
+    pair, work = pools("llama3_1_8b"), make_workload(isl=8000, rate=0.2)
+    times = [
+        float(opened(*pair, t, work, 1.0, 1.0).decode.e2e)
+        for t in (transfer(1e9), transfer(10e9), transfer(100e9), transfer(100e9, overlap=1.0))
+    ]
+    assert np.all(np.diff(times) <= 1e-12)
+    assert times[-1] < times[0]
+
+
+def test_an_open_loop_at_the_closed_loop_s_rate_agrees_with_little() -> None:
+    pair = pools("llama3_1_8b")
+    out = closed(*pair, transfer(), make_workload(concurrency=24), 1.0, 1.0)
+    inside = float(out.decode.rate * out.decode.e2e)
+    assert inside == pytest.approx(24.0, rel=0.02)
+
+
+def test_more_prefill_replicas_relieve_the_prefill_pool() -> None:
+    pair, work = pools("llama3_1_8b"), make_workload(isl=6000, osl=64, rate=2.0)
+    busy = [float(opened(*pair, transfer(), work, 1.0, n).prefill_utilization) for n in (1.0, 2.0, 4.0)]
+    assert busy[0] > busy[1] > busy[2]
