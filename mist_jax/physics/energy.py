@@ -20,23 +20,24 @@ import jax
 import jax.numpy as jnp
 
 from mist_jax.physics.demand import INDEX, RESOURCES, Demand, amounts, seconds
+from mist_jax.physics.step_energy import default_energy_coefficients
 from mist_jax.pytree import pytree, replace
 
 Array = Any
 
-#: Joules per unit of each resource: FLOP, byte, core-second, read operation.
+_CHIP = default_energy_coefficients()
+#: Joules per unit of each resource: FLOP, byte, core-second, read operation. What an accelerator does costs as in
+#: `physics.step_energy`.
 DEFAULT_JOULES = {
-    # 16-bit multiply-add counted as two operations on a 4 nm chip, as in physics.step_energy
-    "accelerator": 0.45e-12,
-    # HBM3 with on-chip transport, as in physics.step_energy (O'Connor et al., MICRO 2017)
-    "device_memory": 60e-12,
+    "accelerator": _CHIP.joule_per_flop,
+    "device_memory": _CHIP.joule_per_byte,
     # a server core under load: 10 to 200 W over 32 to 64 cores (LLMServingSim's CPU range)
     "cpu": 4.0,
     # 6 pJ/bit (LLMServingSim's DRAM) at the module, and as much on the way
     "host_memory": 96e-12,
     "cxl": 120e-12,  # DRAM and a PCIe link on top; assumption
     "host_link": 32e-12,  # 4 pJ/bit (LLMServingSim's links)
-    "scale_up": 30e-12,  # as in physics.step_energy
+    "scale_up": _CHIP.joule_per_sent_byte,
     # 20 W of a NIC (LLMServingSim) over 50 GB/s
     "network": 400e-12,
     # about 10 W of an active drive over 6.5 GB/s
