@@ -64,8 +64,8 @@ def demand(params: KVTransfer, work: Work) -> Demand:
     fixed = params.latency + params.message_s
     # the number of messages a second limits small ones
     several = jnp.isfinite(params.block_bytes) & (jnp.asarray(params.message_s) > 0)
-    posted = params.block_bytes / (jnp.where(several, params.message_s, 1.0) * params.efficiency)
-    limit = jnp.minimum(params.bandwidth, jnp.where(several, posted, jnp.inf))
+    block, gap = (jnp.where(several, v, 1.0) for v in (params.block_bytes, params.message_s))
+    limit = jnp.minimum(params.bandwidth, jnp.where(several, block / (gap * params.efficiency), jnp.inf))
     share = 1.0
     if params.mode == "pull":
         fixed = fixed + params.round_trip_s
