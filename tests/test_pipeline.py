@@ -16,6 +16,7 @@ from mist_jax.physics.demand import demand
 from mist_jax.pipelines.dag import parse_pipeline
 from mist_jax.pipelines.queue import erlang_c, side_by_side
 from mist_jax.pipelines.steady import Model
+from mist_jax.play import play
 from mist_jax.pytree import pytree
 from mist_jax.schema import PipelineSpec
 from mist_jax.stages.protocol import StageDefinition, parameter
@@ -363,3 +364,25 @@ def test_erlang_c_and_servers():
     assert side_by_side(1.0) == 1
     assert side_by_side(0.25) == 4
     assert side_by_side(0.3) == 3
+
+
+def test_a_service_on_the_llm_s_machines_takes_its_share_from_the_iterations():
+    stages = {"embed": {"client": "engine", "parameters": 7e9, "layers": 32, "hidden": 4096}, "generate": {}}
+    rates = ["workload.arrivals=poisson", "workload.rate=4"]
+    shared = evaluate(scenario(stages, overrides=rates))
+    model = Model(scenario(stages, overrides=rates), parse_pipeline(scenario(stages, overrides=rates)))
+    left = model.at(4.0).left["engine"]
+    assert 0.5 < left["peak_flops"] < 1.0
+    # the same calls on a chip with so much less of everything, without the services
+    chip = {
+        "hardware.peak.bf16": 989.4e12 * left["peak_flops"],
+        "hardware.memory.bandwidth": 3.35e12 * left["memory_bandwidth"],
+    }
+    less = evaluate(scenario({"generate": {}}, overrides=[*rates, *(f"{k}={v}" for k, v in chip.items())]))
+    alone = evaluate(scenario({"generate": {}}, overrides=rates))
+    assert float(shared.tpot_s) == pytest.approx(float(less.tpot_s), rel=1e-3)
+    assert float(shared.tpot_s) > float(alone.tpot_s)
+    played = play(scenario(stages, overrides=[*rates, "workload.requests=200"]))
+    assert "services leave to LLM iterations" in played.attrs["sharing"]
+    plain = play(scenario({"generate": {}}, overrides=[*rates, "workload.requests=200"]))
+    assert played.attrs["tpot_mean_s"] > plain.attrs["tpot_mean_s"]

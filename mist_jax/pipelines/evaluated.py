@@ -91,7 +91,7 @@ def _llm_elasticities(model: Model, times: StageTimes, weights: Array) -> dict[s
     """
     out: dict[str, dict[str, float]] = {}
     for name, (own, calls) in times.calls.items():
-        pool, mix = model.pools[name], mix_of(calls)
+        pool, mix = model.pools[name].beside(times.left[name]), mix_of(calls)
         weight = weights[own] * times.asked.call.probability[own] * calls.rounds
         steps = np.maximum(calls.longest - 1.0, 0.0) / calls.gain
 

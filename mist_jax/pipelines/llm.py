@@ -9,10 +9,14 @@ TPOT and load for the mix. Stage i then takes
 
 with `alone` the TTFT of such a prompt on an idle pool: sequences that step together have one TPOT, prompts differ by
 their own prefill. One stage alone gets exactly what `evaluate` gives without a pipeline.
+
+Services and transfers that run on the pool's own machines come first: iterations get what these leave of the chips'
+FLOP/s and memory bandwidth on average (`Pool.beside`).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -20,12 +24,17 @@ import jax
 import numpy as np
 
 from mist_jax import build
+from mist_jax.physics.demand import INDEX
 from mist_jax.pytree import replace
 from mist_jax.schema import Scenario
 from mist_jax.system.deployment import System
 
 #: A rate so low that nobody meets anybody.
 _IDLE = 1e-9
+#: Least share of a chip that services leave to iterations; a service that asks for more cannot keep up by itself.
+_LEAST = 0.01
+#: Resource of a machine → field of `Hardware` that services take away from the iterations.
+_TAKEN = {"accelerator": "peak_flops", "device_memory": "memory_bandwidth"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +121,17 @@ class Pool:
             )  # fmt: skip
         return jax.tree.map(np.asarray, out)
 
+    def beside(self, left: dict[str, float]) -> Pool:
+        """The pool whose iterations get these shares of its chips (see `left_of`)."""
+        if all(share == 1.0 for share in left.values()):
+            return self
+        hw = self.system.hardware
+        other = copy.copy(self)
+        other.system = replace(
+            self.system, hardware=replace(hw, **{f: getattr(hw, f) * share for f, share in left.items()})
+        )
+        return other
+
     def alone(self, new: float, past: float) -> float:
         """TTFT of one such prompt on an idle pool, s."""
         key = (round(new, 6), round(past, 6))
@@ -126,6 +146,22 @@ class Pool:
         longest = min(float(self.system.model.max_context), float(self.memory.kv_tokens))
         tokens = np.geomspace(16.0, max(0.98 * longest - 8.0, 32.0), points)
         return tokens, np.array([self.alone(t, 0.0) - self.request_s for t in tokens])
+
+
+def left_of(utilization: np.ndarray) -> dict[str, float]:
+    """Field of `Hardware` → mean share that services with this [RESOURCES] utilization leave."""
+    used = {field: float(utilization[INDEX[resource]]) for resource, field in _TAKEN.items()}
+    return {field: max(1.0 - u, _LEAST) if u > 1e-9 else 1.0 for field, u in used.items()}
+
+
+def scenario_beside(scenario: Scenario, left: dict[str, float]) -> Scenario:
+    """The scenario of a pool whose iterations get these shares of its chips."""
+    hw = scenario.hardware
+    rates = {f.name: getattr(hw.peak, f.name) for f in dataclasses.fields(hw.peak)}
+    peak = {name: None if v is None else v * left["peak_flops"] for name, v in rates.items()}
+    memory = dataclasses.replace(hw.memory, bandwidth=hw.memory.bandwidth * left["memory_bandwidth"])
+    chip = dataclasses.replace(hw, peak=dataclasses.replace(hw.peak, **peak), memory=memory)
+    return dataclasses.replace(scenario, hardware=chip)
 
 
 def _with_hit(system: System, hit: float) -> System:

@@ -131,6 +131,7 @@ def _described(scenario: Scenario, model: Model, laid: Plan, text: str) -> dict[
     from mist_jax.evaluate import describe
 
     slowed = ", ".join(f"{k} x{v:.3f}" for k, v in laid.slowdown.items())
+    left = ", ".join(f"{v:.1%} of {k}" for k, v in laid.left.items())
     return {
         **describe(scenario),
         "trace": text,
@@ -138,6 +139,7 @@ def _described(scenario: Scenario, model: Model, laid: Plan, text: str) -> dict[
         "sharing": (
             "queueing at every station and engine is exact; stages that share a client's resources are slowed by "
             f"the fluid factor at the mean load: {slowed or 'none does'}"
+            + (f"; services leave to LLM iterations {left}" if left else "")
         ),
     }
 

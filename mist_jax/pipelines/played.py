@@ -21,9 +21,10 @@ import numpy as np
 
 from mist_jax.errors import ConfigError
 from mist_jax.pipelines.dag import JUDGES, Pipeline, shards_of
+from mist_jax.pipelines.llm import scenario_beside
 from mist_jax.pipelines.queue import side_by_side
 from mist_jax.pipelines.rows import Rows, loop_edges, stage_edges
-from mist_jax.pipelines.steady import Model, require_stable, shape_of, start_work
+from mist_jax.pipelines.steady import Model, StageTimes, require_stable, shape_of, start_work
 from mist_jax.pipelines.walk import Timed, walk_many_program
 from mist_jax.queueing.clients import Engine, Link, Station
 from mist_jax.queueing.trace import Trace
@@ -47,6 +48,7 @@ class Plan:
         Array  #: [requests] node that gave it: the answer's, or the last LLM stage before it that ran
     )
     slowdown: dict[str, float]  #: stage → factor by the other stages of its client
+    left: dict[str, float]  #: LLM pool → least share of its chips that services leave to iterations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,8 @@ def plan(scenario: Scenario, model: Model, trace: Trace) -> Plan:
     one = timed(scenario, model, trace, drawn, np.ones(m))
     limit = np.array([float(node.spec.max_batch) for node in nodes])
     many = timed(scenario, model, trace, drawn, limit) if (limit > 1).any() else one
-    factor = slowdowns(model, trace)
+    times = mean_load(model, trace)
+    factor = times.factor
     number = {node: i + len(model.pools) + 1 for i, node in enumerate(range(m))}
     pools = {name: i for i, name in enumerate(model.pools)}  # the main pool is model 0
     pause = len(model.pools)
@@ -152,14 +155,14 @@ def plan(scenario: Scenario, model: Model, trace: Trace) -> Plan:
         there = np.flatnonzero(ran)
         rows.add(i, there, number[i], work=work[there], before=before[there])
         rows.add(i, np.flatnonzero(~ran), pause)
-    engines, links = _engines(scenario, model, pools, rows, trace)
+    engines, links = _engines(model, pools, rows, times)
     return _laid_out(pipeline, trace, rows, [*engines, *stations], links, answered, answered_by, {
         nodes[i].stage: float(factor[i]) for i in range(m) if factor[i] > 1.0 + 1e-6
-    })  # fmt: skip
+    }, {k: min(v.values()) for k, v in times.left.items() if min(v.values()) < 1.0 - 1e-6})  # fmt: skip
 
 
-def slowdowns(model: Model, trace: Trace) -> Array:
-    """Factor by which the other stages of its client slow each node at the trace's mean rate, [nodes].
+def mean_load(model: Model, trace: Trace) -> StageTimes:
+    """The steady state at the trace's mean rate: what stages of one client take from each other.
 
     Raises:
         ConfigError: a client cannot keep up with the mean rate.
@@ -171,7 +174,7 @@ def slowdowns(model: Model, trace: Trace) -> Array:
         span = float(np.ptp(trace.arrival_s))
         times = model.at(trace.size / span if span > 0 else spec.rate)
     require_stable(model, times)
-    return times.factor
+    return times
 
 
 def _station(
@@ -232,7 +235,7 @@ def _lengths(node: Any, mean: Array, rng: Any) -> Array:
 
 
 def _engines(
-    scenario: Scenario, model: Model, pools: dict[str, int], rows: Rows, trace: Trace
+    model: Model, pools: dict[str, int], rows: Rows, times: StageTimes
 ) -> tuple[list[Engine], list[Link]]:
     from mist_jax.play import build_clients
 
@@ -246,7 +249,7 @@ def _engines(
         sample = Trace(np.zeros(here.sum()), prompt[here].astype(np.int64), output[here].astype(np.int64))
         llm = model.pipeline.clients[name].llm
         assert llm is not None
-        built, more, _ = build_clients(llm, sample)
+        built, more, _ = build_clients(scenario_beside(llm, times.left[name]), sample)
         engines += [dataclasses.replace(e, model=pool) for e in built]
         links += more
     if not engines:
@@ -263,6 +266,7 @@ def _laid_out(
     answered: Array,
     answered_by: Array,
     slowdown: dict,
+    left: dict,
 ) -> Plan:
     """Sort the entries by request and node, and join them with edges."""
     request, node, step = (rows.column(c).astype(np.int64) for c in ("request", "node", "step"))
@@ -297,4 +301,5 @@ def _laid_out(
         answered=answered,
         answered_by=answered_by,
         slowdown=slowdown,
+        left=left,
     )

@@ -9,8 +9,10 @@
 Services and transfers queue first come first served on their machines, as in the playback (`pipelines.queue`); the
 other stages of a client slow them by the factor of `sharing`.
 
-Not modelled: the mean of a maximum over parallel branches exceeds the maximum of the means; services placed on an LLM
-pool do not slow its iterations; bursts. Play the pipeline for distributions.
+Services placed on an LLM pool take their mean share of its chips away from the iterations, and are not slowed by them.
+
+Not modelled: the mean of a maximum over parallel branches exceeds the maximum of the means; bursts. Play the pipeline
+for distributions.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from mist_jax.physics.demand import RESOURCES
 from mist_jax.pipelines import sharing
 from mist_jax.pipelines.clients import MAIN
 from mist_jax.pipelines.dag import Node, Pipeline, shards_of
-from mist_jax.pipelines.llm import Calls, Pool, mix_of, whole
+from mist_jax.pipelines.llm import Calls, Pool, left_of, mix_of, whole
 from mist_jax.pipelines.queue import Queue
 from mist_jax.pipelines.walk import Asked, Serving, walk_program
 from mist_jax.pytree import replace
@@ -54,6 +56,7 @@ class StageTimes:
     shared: dict[str, Array]  #: of `sharing.share`
     calls: dict[str, tuple[list[int], Calls]]  #: pool → nodes and their calls
     states: dict[str, Any]  #: pool → steady state
+    left: dict[str, dict[str, float]]  #: pool → shares of its chips that services leave to iterations
     first: Array  #: seconds to the first token, of LLM nodes
     asked: Asked
 
@@ -148,14 +151,15 @@ class Model:
         mean = np.asarray(asked.median_s) * np.exp(0.5 * np.asarray(asked.sigma) ** 2)
         seconds, alone = np.where(delays, mean, seconds), np.where(delays, mean, alone)
         first = np.zeros(len(nodes))
-        calls, states = {}, {}
+        calls, states, left = {}, {}, {}
         for name, pool in self.pools.items():
             own = [i for i, n in enumerate(nodes) if n.type == "engine" and n.client == name]
             if not own:
                 continue
             calls[name] = own, self._calls(own, asked, rate)
             kind = "closed" if closed is not None and name == MAIN else "open"
-            out = pool.run(kind, mix_of(calls[name][1]), closed or 1.0)
+            left[name] = left_of(shared["utilization"][self.names.index(name)])
+            out = pool.beside(left[name]).run(kind, mix_of(calls[name][1]), closed or 1.0)
             states[name] = out
             seconds[own], alone[own], first[own] = _call_seconds(pool, out, calls[name][1])
         expected = self.expected(seconds, asked)
@@ -165,7 +169,7 @@ class Model:
         return StageTimes(
             rate=rate, seconds=seconds, alone=alone, expected=expected, finish=finish, batch=batch, arrivals=arrivals,
             factor=factor, shared=shared,
-            calls=calls, states=states, first=first, asked=asked,
+            calls=calls, states=states, left=left, first=first, asked=asked,
         )  # fmt: skip
 
     def expected(self, seconds: Array, asked: Asked) -> Array:
