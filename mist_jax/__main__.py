@@ -31,14 +31,16 @@ _SHORT_KEYS = {"compare": ("run=", "compare.run="), "calibrate": ("from=", "cali
 
 
 def spelled_out(arguments: list[str]) -> list[str]:
-    """`compare run=X` as `mode=compare compare.run=X`: the mode may be given as the first word alone.
+    """`compare run=X` as `mode=compare compare.run=X`: the mode may be the first word alone; chips' short names whole.
 
     Raises:
         ConfigError: a first word that is no mode.
     """
     from mist_jax.application import MODES
+    from mist_jax.compose import with_whole_names
     from mist_jax.errors import nearest
 
+    arguments = [with_whole_names(a) for a in arguments]
     if not arguments or not arguments[0].isalpha():
         return arguments
     mode, *rest = arguments

@@ -12,6 +12,28 @@ from mist_jax.paths import conf_dir
 from mist_jax.schema import Scenario, parse_scenario
 
 
+#: What people call a chip for short → the option, where one of several forms is the common one.
+SHORT_NAMES = {
+    "a100": "a100_sxm",
+    "a800": "a800_sxm",
+    "h100": "h100_sxm",
+    "h200": "h200_sxm",
+    "h800": "h800_sxm",
+    "b200": "b200_sxm",
+    "b300": "b300_sxm",
+    "gh200": "gh200_96gb",
+    "rtx_pro_6000": "rtx_pro_6000_server",
+}
+
+
+def with_whole_names(override: str) -> str:
+    """`hardware=h100,mi300x` as `hardware=h100_sxm,mi300x`; other overrides unchanged."""
+    key, equals, value = override.partition("=")
+    if key.split("@")[0] != "hardware" or not equals:
+        return override
+    return f"{key}={','.join(SHORT_NAMES.get(v.strip(), v) for v in value.split(','))}"
+
+
 def load(overrides: Iterable[str] = (), *, config_dir: str | Path | None = None) -> Scenario:
     """Compose `conf/` with Hydra overrides and validate the result.
 
@@ -35,6 +57,7 @@ def compose_mapping(overrides: list[str], config_dir: str | Path | None = None) 
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    overrides = [with_whole_names(item) for item in overrides]
     extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir is not None else []
     state = GlobalHydra.instance()
     # Inside a running Hydra application the global state is taken: set ours for the moment, then put it back.

@@ -165,3 +165,17 @@ def test_a_first_word_that_is_no_mode_names_the_nearest():
 
     with pytest.raises(ConfigError, match="got 'plya' \\(did you mean 'play'\\?\\)"):
         spelled_out(["plya"])
+
+
+def test_short_names_of_chips():
+    import mist_jax as mist
+    from mist_jax.__main__ import spelled_out
+    from mist_jax.compose import SHORT_NAMES
+    from mist_jax.paths import conf_dir
+
+    assert spelled_out(["-m", "hardware=h100,mi300x"]) == ["-m", "hardware=h100_sxm,mi300x"]
+    assert spelled_out(["hardware@prefill.hardware=b200"]) == ["hardware@prefill.hardware=b200_sxm"]
+    assert mist.load(["hardware=h200"]).hardware.id == "h200_sxm"
+    options = {p.stem for p in (conf_dir() / "hardware").glob("*.yaml")}
+    assert set(SHORT_NAMES.values()) <= options
+    assert not set(SHORT_NAMES) & options

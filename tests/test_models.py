@@ -42,6 +42,8 @@ PUBLISHED = {
     "llama3_1_8b": (8.03, None, "", "arXiv 2407.21783; safetensors total of the checkpoint"),
     "llama3_1_70b": (70.6, None, "", "the same"),
     "llama3_1_405b": (405.9, None, "", "the same"),
+    "llama3_8b": (8.03, None, "", "model card"),
+    "llama3_70b": (70.6, None, "", "model card"),
     "llama3_3_70b": (70.6, None, "", "model card"),
     "llama_guard_3_8b": (8.03, None, "", "model card"),
     "llama2_7b": (6.74, None, "", "checkpoint"),
