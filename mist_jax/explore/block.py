@@ -26,7 +26,7 @@ from mist_jax.queueing import steady_disaggregated as sd
 Array = Any
 
 #: Outer x inner sizes of a block, and cost per point relative to the cheapest (measured: 15.7, 12.4, 9.3 us of CPU).
-SHAPES = {(4096, 1): 1.7, (256, 16): 1.3, (16, 256): 1.0}
+SHAPES = {(4096, 1): 1.7, (256, 16): 1.3, (8, 512): 1.0}
 #: Points up to which one program (the flat one) serves, to save the others' compilation.
 SMALL = 100_000
 
@@ -200,7 +200,7 @@ class Programs:
 
         With `look` it is `memory_function` instead; `quick`: see `programs.compiled`.
         """
-        key = (kind, layout.tree, shape, np.dtype(dtype).name, look, quick)
+        key = (kind, layout.key, shape, np.dtype(dtype).name, look, quick)
         with self._lock:
             if key not in self._known:
                 point = memory_function(kind, layout) if look else point_function(kind, layout)

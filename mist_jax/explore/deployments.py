@@ -173,11 +173,36 @@ class Layout:
 
     def __init__(self, example: Deployment) -> None:
         with_paths, self.tree = jax.tree_util.tree_flatten_with_path(example)
-        self.shapes = [np.shape(leaf) for _, leaf in with_paths]
-        sizes = [int(np.prod(s)) for s in self.shapes]
+        self.names = [".".join(str(getattr(p, "name", p)) for p in path) for path, _ in with_paths]
+        self._lay([np.shape(leaf) for _, leaf in with_paths])
+
+    def _lay(self, shapes: list[tuple[int, ...]]) -> None:
+        self.shapes = shapes
+        sizes = [int(np.prod(s)) for s in shapes]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-        names = [".".join(str(getattr(p, "name", p)) for p in path) for path, _ in with_paths]
-        self.place = dict(zip(names, self.starts[:-1].tolist(), strict=True))
+        self.place = dict(zip(self.names, self.starts[:-1].tolist(), strict=True))
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What programs are told apart by."""
+        return (self.tree, tuple(self.shapes))
+
+    def trimmed(self, columns: np.ndarray) -> tuple[Layout, np.ndarray]:
+        """(layout with as many attention groups as `columns` use, the rows of `columns` that it keeps)."""
+        where = "model.attention."
+        spans = {n: self.place[n] for n in self.names if n.endswith(where + "layers")}
+        total = next(s[0] for n, s in zip(self.names, self.shapes, strict=True) if n in spans)
+        used = [(columns[at : at + total] > 0).any(axis=1) for at in spans.values()]
+        # groups are filled from the front
+        groups = 1 + max((int(np.flatnonzero(u)[-1]) for u in used if u.any()), default=0)
+        keep, shapes = [], []
+        for name, shape, a, b in zip(self.names, self.shapes, self.starts[:-1], self.starts[1:], strict=True):
+            cut = where in name and shape[:1] == (total,)
+            shapes.append((groups, *shape[1:]) if cut else shape)
+            keep.extend(range(a, a + (b - a) // total * groups if cut else b))
+        out = copy.copy(self)
+        out._lay(shapes)
+        return out, np.asarray(keep)
 
     def rows(self, path: str) -> tuple[int, float]:
         """Row of a dotted path's number in a column, and its factor."""
@@ -263,6 +288,15 @@ class Structure:
             self.column[number] = len(columns[kind])
             columns[kind].append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(deployment)]))
         self.columns = {k: np.ascontiguousarray(np.stack(v, axis=1)) for k, v in columns.items()}
+
+    def trimmed(self) -> Structure:
+        """The same table without the attention groups that none of its models has: the others cost nothing then."""
+        out = copy.copy(self)
+        out.layouts, out.columns = {}, {}
+        for kind, layout in self.layouts.items():
+            out.layouts[kind], keep = layout.trimmed(self.columns[kind])
+            out.columns[kind] = np.ascontiguousarray(self.columns[kind][keep])
+        return out
 
     def _fail(self, number: int, status: Status, text: str) -> None:
         self.status[number] = status

@@ -119,7 +119,9 @@ class Plan:
     def structure(self) -> Structure:
         """The table of deployments (built on first use)."""
         axes = tuple(a for a, d in zip(self.axes, self.direct, strict=True) if not d)
-        return Structure(self.scenario, axes, self.config_dir)
+        whole = Structure(self.scenario, axes, self.config_dir)
+        # worth a program of its own
+        return whole.trimmed() if self.points > block.SMALL else whole
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "structure"}
