@@ -357,6 +357,7 @@ APPLICATION_KEYS = (
     "mode",
     "output",
     "sweep",
+    "executor",
     "search",
     "experiment",
     "report",

@@ -38,7 +38,8 @@ def run_sweep(mapping: dict[str, Any], out: Path) -> Any:
 
     points = int(np.prod([len(v) if isinstance(v, list) else 1 for v in axes.values()]))
     large = points > 1_000_000
-    result = sweep(scenario, axes, store=out / "sweep.zarr" if large else None)
+    executor = str(mapping.get("executor") or "threads")
+    result = sweep(scenario, axes, store=out / "sweep.zarr" if large else None, executor=executor)
     if not large:
         write(result, out, mapping)
     counts = ", ".join(f"{n} {text}" for text, n in count_status(result).items())

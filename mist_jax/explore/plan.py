@@ -128,8 +128,16 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What must agree for results to be of the same sweep."""
+        """What must agree for results to be of the same sweep (travels with a pickled plan)."""
+        return self.computed_fingerprint()
+
+    def computed_fingerprint(self) -> str:
+        """The fingerprint as this process works it out: description, axes, and the numbers built from them."""
+        table = hashlib.sha256()
+        for columns in self.structure.columns.values():
+            table.update(columns.tobytes())
         content = {
+            "table": table.hexdigest(),
             "version": mist_jax.__version__,
             "config": self.scenario.config,
             "axes": [(a.name, list(a.values)) for a in self.axes],
