@@ -1,6 +1,7 @@
 """Play the requests of a logged engine run: predictions of every request, and errors where the log tells.
 
-The settings are those of the log (`meta.json`); the coefficients are the packaged ones, which no such run entered.
+The settings are those of the log (`meta.json`), the coefficients the packaged ones; what logged runs told about a chip
+is in them (`calibration.logged_runs`, with errors held out).
 """
 
 from __future__ import annotations
@@ -95,41 +96,3 @@ def write_engine_run(folder: Path, system: str, model: str, out: Path) -> None:
     print(f"{len(predicted)} requests played; written to {out}")
     if run.requests.ttft_ms.notna().any():
         print(errors(run, predicted).round(2).to_string(index=False))
-
-
-def as_result(run: EngineRun) -> Any:
-    """The log in the form of a benchmark's result, for `mist_jax.calibrate`."""
-    from mist_jax.io.benchmarks import BenchmarkResult, Statistics
-    from mist_jax.queueing.trace import Trace
-
-    q = run.requests
-
-    def mean(name: str) -> Any:
-        return Statistics(mean=1e-3 * float(np.nanmean(q[f"{name}_ms"])))
-
-    trace = Trace(
-        q.arrival_s.to_numpy() - q.arrival_s.min(), q.input_tokens.to_numpy(), q.output_tokens.to_numpy()
-    )
-    return BenchmarkResult(
-        form="vllm",
-        source=run.name,
-        requests=len(q),
-        isl=float(q.input_tokens.mean()),
-        osl=float(q.output_tokens.mean()),
-        rate=(len(q) - 1) / float(np.ptp(trace.arrival_s)),
-        ttft=mean("ttft"),
-        tpot=mean("tpot"),
-        e2e=mean("e2e"),
-        trace=trace,
-    )
-
-
-def fit_systems(runs: list[EngineRun]) -> dict[str, dict[str, float]]:
-    """system → offsets that its logged runs ask for, on top of the packaged fit (priors: `mist_jax.calibrate`)."""
-    from mist_jax.calibrate import refit
-
-    out = {}
-    for system in sorted({r.system for r in runs}):
-        mine = [(scenario_of(r, r.system, r.model), as_result(r)) for r in runs if r.system == system]
-        out[system] = refit(mine).offsets
-    return out

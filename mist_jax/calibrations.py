@@ -31,9 +31,7 @@ from mist_jax.system.calibration import Calibration, default_step_coefficients
 LABELS = ("calibrated", "extrapolated", "physics-only")
 
 
-def kernel_formats(
-    experts: str | None, generation: str | None, weights: str | None = None
-) -> dict[str, str]:
+def kernel_formats(experts: str | None, generation: str | None, weights: str | None = None) -> dict[str, str]:
     """Storage formats that the kernels have to be picked for, where a compute precision has several.
 
     mxfp4 experts (gpt-oss): 16-bit activations up to Hopper, 8-bit ones on Blackwell's tensor cores (OpenAI,
@@ -63,6 +61,22 @@ def packaged_kernels(
     formats = kernel_formats(experts, generation, weights)
     choice = kernel_coefficients(system, generation, engine, **formats)
     return choice.coefficients, choice.level
+
+
+@functools.cache
+def _runs() -> dict[str, Any]:
+    source = resources.files("mist_jax").joinpath("catalog/runs.json")
+    return json.loads(source.read_text(encoding="utf-8"))["runs"] if source.is_file() else {}
+
+
+def logged_runs(system: str | None, engine: str) -> dict[str, Any] | None:
+    """What logged runs of this engine on this chip tell (`catalog/runs.json`): {"offsets": ..., "models": ...}.
+
+    For a chip that no serving benchmark has and whose kernels were timed, a few coefficients fitted to request logs on
+    top of the priors predict better than the mean of other chips' serving benchmarks (calibration/RUNS.md). None: no
+    run.
+    """
+    return _runs().get(f"{system}|{engine}")
 
 
 @functools.cache
@@ -127,9 +141,7 @@ def has_experts(model: ModelSpec) -> bool:
     return bool((model.architecture or {}).get("experts"))
 
 
-def load_calibration(
-    name: str, hardware: HardwareSpec, engine: EngineSpec, model: ModelSpec
-) -> Calibration:
+def load_calibration(name: str, hardware: HardwareSpec, engine: EngineSpec, model: ModelSpec) -> Calibration:
     """The coefficients for one pool: `none` gives the priors of the physics, `default` the packaged fit, and a path
     a file that `mist-jax mode=calibrate` wrote, whose offsets add to the packaged ones.
 
@@ -148,8 +160,13 @@ def load_calibration(
     weights, experts = model_formats(model)
     routed = experts if has_experts(model) else None
     kernels, level = packaged_kernels(hardware.id, hardware.generation, engine.name, routed, weights)
-    packaged = packaged_step()
-    offsets = step_offsets(packaged.get("offsets", {}), level_keys(hardware, engine, model))
+    logged = logged_runs(hardware.id, engine.name)
+    if own.get("base") == "priors":
+        offsets = np.zeros(len(COEFFICIENTS))
+    elif logged:
+        offsets = np.array([float(logged["offsets"].get(c.name, 0.0)) for c in COEFFICIENTS])
+    else:
+        offsets = step_offsets(packaged_step().get("offsets", {}), level_keys(hardware, engine, model))
     step = values(offsets, np)
     energy = dataclasses.replace(energy_coefficients(hardware)[0], **own.get("energy", {}))
     calibration = Calibration(kernels=kernels, step=step, energy=energy)
@@ -168,7 +185,8 @@ def load_calibration(
 
 
 def read_calibration(path: str) -> dict[str, Any]:
-    """A calibration file: {"offsets": {coefficient: offset}, ...}.
+    """A calibration file: {"offsets": {coefficient: offset}, ...}; with "base": "priors" they add to the priors, not to
+    the packaged ones.
 
     Raises:
         ConfigError: no such file, not JSON, or unknown coefficients.
@@ -194,6 +212,9 @@ def read_calibration(path: str) -> dict[str, Any]:
 
 def calibration_label(name: str, hardware: HardwareSpec, engine: EngineSpec, model: ModelSpec) -> str:
     """How far the calibration reaches this deployment: one of `LABELS`."""
+    logged = logged_runs(hardware.id, engine.name)
+    if logged and name != "none":
+        return "calibrated" if model.id in logged["models"] else "extrapolated"
     measured = packaged_step().get("measured", {})
     if name == "none" or hardware.id not in measured.get("system", ()):
         return "physics-only"
@@ -204,8 +225,8 @@ def calibration_label(name: str, hardware: HardwareSpec, engine: EngineSpec, mod
 def interval(label: str, mode: str, engine: str, waits: bool) -> dict[str, tuple[float, float]]:
     """Factors (low, high) on TTFT and TPOT that hold 80 % of held-out measurements: {"ttft": ..., "tpot": ...}.
 
-    From residuals of the cross-validation: by label, mode ("agg" or "disagg"), engine, and whether requests wait for
-    memory or slots. Empty without a packaged fit.
+    From residuals of the cross-validation: by label, mode ("agg" or "disagg"), engine where it has its own, and whether
+    requests wait for memory or slots. Empty without a packaged fit.
     """
     table = packaged_step().get("intervals", {})
     if not table:
