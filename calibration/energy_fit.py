@@ -28,7 +28,8 @@ from calibration.iterations import MEASURES
 ROOT = Path(__file__).resolve().parents[1]
 #: coefficient → (low, prior, high, standard deviation of its logarithm). Priors: `default_energy_coefficients`;
 #: attention: half of a byte's energy again; unpacked: a handful of 16-bit vector operations an element (ALU
-#: operation of about 1 pJ with its instruction: Horowitz, ISSCC 2014, scaled to 4 nm, times tens of instructions).
+#: operation of about 1 pJ with its instruction: Horowitz, ISSCC 2014, scaled to 4 nm, times tens of instructions);
+#: narrow_saving: none to all of it.
 COEFFICIENTS = {
     "active_fraction": (0.05, 0.25, 0.6, 0.5),
     "joule_per_flop": (1e-13, 4.5e-13, 3e-12, 0.5),
@@ -37,6 +38,7 @@ COEFFICIENTS = {
     "joule_per_attention_byte": (1e-12, 3e-11, 3e-10, 0.7),
     "joule_per_unpacked": (1e-12, 2e-11, 3e-10, 1.0),
     "limit_sharpness": (1.5, 6.0, 32.0, 0.7),
+    "narrow_saving": (0.01, 0.5, 1.0, 1.0),
 }
 NOISE = 0.05
 SHARES = ("idle", "active", "compute", "memory", "network")
@@ -55,7 +57,7 @@ def _shares(values: Any, hardware: Any, work: Any, kernel: Any, seconds: Any) ->
         joules = step_energy(
             coef,
             hw,
-            at["flops"],
+            (1.0 - coef.narrow_saving) * at["plain_flops"] + coef.narrow_saving * at["flops"],
             at["bytes"],
             at["sent"],
             kernel,
@@ -122,7 +124,9 @@ def cross_validate(data: EnergyRuns) -> tuple[pd.DataFrame, np.ndarray, np.ndarr
     coefficients = fit_power(data, work, every)
     group = frame.model.replace(ARCHITECTURE)
     frame["group"] = group
-    for name in ("itl", "step", "power", "power_given_time"):
+    as_packaged, frame["itl_packaged"] = energy_runs.phases(data, np.zeros(len(theta)))
+    frame["step_packaged"] = as_packaged[:, :, SECONDS].sum(1)
+    for name in ("itl", "step", "power", "power_given_time", "power_packaged"):
         frame[name] = np.nan
     for held in sorted(group.unique()):
         test = (group == held).to_numpy()
@@ -136,6 +140,7 @@ def cross_validate(data: EnergyRuns) -> tuple[pd.DataFrame, np.ndarray, np.ndarr
             ("step", m[:, :, SECONDS].sum(1)),
             ("power", own),
             ("power_given_time", given),
+            ("power_packaged", watts(values, hardware, as_packaged, frame.step_packaged.to_numpy()).sum(1)),
         ):
             frame.loc[test, name] = value[test]
     n = frame.n_gpus
@@ -146,6 +151,10 @@ def cross_validate(data: EnergyRuns) -> tuple[pd.DataFrame, np.ndarray, np.ndarr
     frame["e_joule"] = frame.power * n * frame.step / frame.batch / frame.energy_j_per_token - 1
     frame["e_joule_given"] = (
         frame.power_given_time * n * frame.step_s / frame.batch / frame.energy_j_per_token - 1
+    )
+    frame["e_itl_packaged"] = frame.itl_packaged * 1e3 / frame.itl_median_ms - 1
+    frame["e_joule_packaged"] = (
+        frame.power_packaged * n * frame.step_packaged / frame.batch / frame.energy_j_per_token - 1
     )
     shares = watts(coefficients, hardware, work, work[:, :, SECONDS].sum(1))
     for name, column in zip(SHARES, (shares / shares.sum(1, keepdims=True)).T, strict=True):
@@ -182,6 +191,8 @@ ERRORS = {
     "e_power_given": "mean power, time measured",
     "e_joule": "J / token",
     "e_joule_given": "J / token, time measured",
+    "e_itl_packaged": "median ITL, packaged time",
+    "e_joule_packaged": "J / token, packaged time",
 }
 
 
@@ -226,15 +237,15 @@ def transfer(values: np.ndarray) -> list[str]:
     return lines
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Fit, cross-validate, write the catalogue and the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dry", action="store_true", help="print only")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     frame, theta, values = cross_validate(energy_runs.load())
     print({title: round(median(frame[name]), 1) for name, title in ERRORS.items()})
     print({k: float(f"{v:.4g}") for k, v in zip(COEFFICIENTS, values, strict=True)})
-    if arguments.dry:
+    if options.dry:
         return
     from mist_jax.energy_catalog import REFERENCE
 

@@ -53,7 +53,9 @@ def text(frame: pd.DataFrame, theta: np.ndarray, values: np.ndarray, transfer: l
         "less idle and active power): it stands for all work that grows with the tokens of an iteration (norms, "
         "sampling, on-chip traffic of activations). Prompts then draw the board's limit, as measured.",
         "",
-        "Factors on the time of an iteration (1: packaged kernels and the priors of the step):",
+        "Factors on the time of an iteration (1: as `catalog/step.json` gives it to a model that it never saw). The "
+        "version of the engine and the prompts are not stated, so these runs get their own; the columns `packaged "
+        "time` do without them:",
         "",
         "| factor | runs | fitted |",
         "|---|---|---|",

@@ -19,6 +19,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 
@@ -88,8 +89,34 @@ def precision_spec(precision: str) -> PrecisionSpec:
     return PrecisionSpec(weights=precision, experts=precision, kv="bf16")
 
 
-def load(folder: Any = None) -> EnergyRuns:
-    """The usable runs (`status` ok) with packaged kernels and prior step coefficients."""
+def packaged_step(r: Any, unseen: bool) -> Any:
+    """The step coefficients that the product gives to such a run (`unseen`: as to a model that it never saw)."""
+    from calibration.e2e_systems import hardware_spec
+    from mist_jax import calibrations
+    from mist_jax.step_coefficients import values
+
+    spec = hardware_spec(r.system)
+    assert spec is not None
+    formats = precision_spec(r.precision)
+    keys = {
+        "engine": "vllm",
+        "family": None,
+        "generation": calibrations.KERNEL_GENERATION.get(spec.generation or "", spec.generation),
+        "system": r.system,
+        "weights": formats.weights,
+        "experts": formats.experts,
+        "model": None if unseen else r.model,
+    }
+    fitted = calibrations.packaged_step().get("offsets", {})
+    step = values(calibrations.step_offsets(fitted, keys), np)
+    return jax.tree.map(np.float64, step)
+
+
+def load(folder: Any = None, step: str = "unseen") -> EnergyRuns:
+    """The usable runs (`status` ok) with packaged kernels, and the step `packaged`, `unseen` or `priors`.
+
+    `unseen`: packaged without what the serving benchmarks told of the model.
+    """
     frame = read_energy(folder)
     frame = frame[frame.status == "ok"].reset_index(drop=True)
     frame["step_s"] = frame.batch / frame.tokens_per_s
@@ -99,10 +126,9 @@ def load(folder: Any = None) -> EnergyRuns:
         system = iterations.make_system(
             r.system, r.model, r.model_file, precision_spec(r.precision), engine="vllm", tp=r.tp, ep=r.ep
         )
-        model, step = system.model, system.calibration.step
-        busiest = iterations.busiest_rank(r.batch, float(model.experts), float(model.top_k), r.ep)
-        step = dataclasses.replace(step, imbalance=np.float64(busiest))
-        system = dataclasses.replace(system, calibration=dataclasses.replace(system.calibration, step=step))
+        if step != "priors":
+            own = dataclasses.replace(system.calibration, step=packaged_step(r, step == "unseen"))
+            system = dataclasses.replace(system, calibration=own)
         length = PROMPT[r.task]
         context = length + CONTEXT_SHARE * r.output_tokens
         decode = iterations.make_batch(r.batch, context)

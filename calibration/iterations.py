@@ -36,7 +36,8 @@ STEP_FACTORS = (
 VENDOR_FACTORS = ("compute_efficiency", "memory_efficiency", "link_efficiency", "launch", "host")
 FACTORS = (*STEP_FACTORS, *VENDOR_FACTORS)
 #: Last axis of `measures`: s, s in which kernels compute or load, bf16-equivalent FLOPs, bytes, bytes sent; per chip.
-#: Then parts: time of attention over the cache and of routed experts, bytes of the former, unpacked weights.
+#: Then parts: time of attention over the cache and of routed experts, bytes of the former, unpacked weights; FLOPs as
+#: they are.
 MEASURES = (
     "seconds",
     "kernel_seconds",
@@ -47,9 +48,8 @@ MEASURES = (
     "expert_seconds",
     "attention_bytes",
     "unpacked",
+    "plain_flops",
 )
-#: Standard normal quantile of the expected maximum of n values, n = 1 to 8 (Blom's approximation).
-_MAXIMUM = (0.0, 0.56, 0.85, 1.03, 1.16, 1.27, 1.35, 1.42)
 
 
 def measures(x: Array, system: Any, batches: Any) -> Array:
@@ -79,24 +79,10 @@ def measures(x: Array, system: Any, batches: Any) -> Array:
         attention, experts = OPERATORS.index("attention_decode"), OPERATORS.index("experts")
         work = (jnp.sum(flops) * pp, jnp.sum(s.bytes) * pp, jnp.sum(s.sent) * pp)
         parts = (s.by_operator[attention], s.by_operator[experts], s.bytes[attention] * pp)
-        parts = (*parts, unpacked_weights(system.model, s.bytes) * pp)
+        parts = (*parts, unpacked_weights(system.model, s.bytes) * pp, jnp.sum(s.flops) * pp)
         return jnp.stack([s.seconds, busy_seconds(system, s), *work, *parts])
 
     return jax.vmap(one)(batches)
-
-
-def busiest_rank(tokens: float, experts: float, top_k: float, ep: float) -> float:
-    """Experts touched on the busiest of `ep` ranks over the mean, 1 + z sqrt(q (1 - q) n) / (q n).
-
-    Each of the n local experts is touched with q = 1 - (1 - k / E)^tokens; z is the expected maximum of ep normals.
-    Uniform routing; skewed routing is a factor on the excess (`imbalance` of `FACTORS`).
-    """
-    if ep <= 1:
-        return 1.0
-    local = experts / ep
-    q = 1.0 - (1.0 - top_k / experts) ** tokens
-    z = _MAXIMUM[min(int(ep), len(_MAXIMUM)) - 1]
-    return 1.0 + z * np.sqrt(max(q * (1.0 - q), 1e-4) * local) / (q * local)
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ import pytest
 
 from calibration import energy_fit, energy_runs, vendors
 from calibration.e2e_systems import hardware_spec
-from calibration.iterations import FACTORS, MEASURES, busiest_rank
+from calibration.iterations import FACTORS, MEASURES
 from mist_jax import energy_catalog, vendor_catalog
 from mist_jax.physics.step_energy import (
     ENERGY_SHARES,
@@ -76,6 +76,9 @@ def test_narrow_formats_cost_the_inverse_of_their_rate() -> None:
     wide = equivalent_flops(bf16.hardware, bf16.model, flops)
     np.testing.assert_allclose(wide, 1.0)
     assert float(fp8[0]) == pytest.approx(0.5, rel=0.01)
+    none, half = (equivalent_flops(CHIP.hardware, CHIP.model, flops, s) for s in (0.0, 0.5))
+    np.testing.assert_allclose(none, 1.0)
+    np.testing.assert_allclose(half, 0.5 * (fp8 + none))
 
 
 def test_only_four_bit_weights_in_16_bit_products_are_unpacked() -> None:
@@ -140,13 +143,6 @@ def test_labels_and_boards_of_vendors() -> None:
     assert vendor_catalog.board_factor(H100) == 1.0
     assert 0.4 < vendor_catalog.board_factor(hardware_spec("h100_pcie")) < 0.8
     assert json.dumps(vendor_catalog.tuned_engine())
-
-
-def test_busiest_rank() -> None:
-    assert busiest_rank(8, 128, 8, 1) == 1.0
-    few, many = busiest_rank(8, 16, 1, 4), busiest_rank(4096, 16, 1, 4)
-    assert few > 1.3
-    assert many < 1.1
 
 
 def test_amd_figures_within_twenty_percent() -> None:

@@ -30,6 +30,9 @@ class EnergyCoefficients:
     joule_per_attention_byte: Array = 0.0
     joule_per_unpacked: Array = 0.0  #: per weight element expanded from 4 to 16 bits by vector units
     limit_sharpness: Array = 16.0  #: how late the mean power bends on its way to TDP
+    #: share of what a FLOP in a narrow format could save that it does save: 1 where the kernel reaches the format's
+    #: peak as well as bf16 its own and nothing else grows with the tokens, 0 where it costs as much as in bf16
+    narrow_saving: Array = 1.0
 
 
 def default_energy_coefficients() -> EnergyCoefficients:
@@ -59,11 +62,12 @@ _FORMATS = {
 }
 
 
-def equivalent_flops(hw: Hardware, model: Model, flops: Array) -> Array:
-    """bf16 FLOPs that cost the energy of `flops`: times peak(bf16) / peak(format), operator by operator.
+def equivalent_flops(hw: Hardware, model: Model, flops: Array, saving: Array = 1.0) -> Array:
+    """bf16 FLOPs that cost the energy of `flops`: times 1 - s + s peak(bf16) / peak(format), operator by operator.
 
-    A narrower format reaches its higher peak at the same board power, so a FLOP costs the inverse of the rate.
-    Formats without a unit compute in bf16. Shapes: flops and result [len(OPERATORS)].
+    A narrower format reaches its higher peak at the same board power, so a FLOP costs the inverse of the rate, where
+    the kernel is as efficient (`narrow_saving`). Formats without a unit compute in bf16.
+    Shapes: flops and result [len(OPERATORS)]; saving s scalar, 0 to 1.
     """
     from mist_jax.physics.operators import OPERATORS
 
@@ -76,7 +80,7 @@ def equivalent_flops(hw: Hardware, model: Model, flops: Array) -> Array:
         rate = peak[jnp.asarray(getattr(model, _FORMATS[operator])).astype(int)]
         return jnp.where(rate > bf16, bf16 / jnp.where(rate > 0, rate, 1.0), 1.0)
 
-    return flops * jnp.stack([ratio(operator) for operator in OPERATORS])
+    return flops * (1.0 - saving + saving * jnp.stack([ratio(operator) for operator in OPERATORS]))
 
 
 #: Operators during which a chip mostly waits for others: it draws little beyond idle and the links' energy.
@@ -183,7 +187,8 @@ def iteration_energy(system: Any, step: Any, micro_batches: Array = 1.0) -> Arra
     from mist_jax.physics.operators import OPERATORS
 
     attention = OPERATORS.index("attention_decode")
-    flops = equivalent_flops(system.hardware, system.model, step.flops)
+    saving = system.calibration.energy.narrow_saving
+    flops = equivalent_flops(system.hardware, system.model, step.flops, saving)
     return step_energy(
         system.calibration.energy,
         system.hardware,
