@@ -167,8 +167,12 @@ def make_system(
     max_num_seqs: float = 4096.0,
     max_num_batched_tokens: float = 8192.0,
     kernels: str = "default",
+    block_scaled: bool = True,
 ) -> System:
-    """One replica with the packaged kernels of `engine` (kernels="none": priors) and the priors of the step."""
+    """One replica with the packaged kernels of `engine` (kernels="none": priors) and the priors of the step.
+
+    `block_scaled`: fp8 experts have a scale for each block of weights, as public checkpoints do; else one a tensor.
+    """
     from mist_jax import build
     from mist_jax.calibrations import Calibration, packaged_kernels
     from mist_jax.physics.kernels import default_coefficients
@@ -179,7 +183,8 @@ def make_system(
     assert spec is not None, chip
     chosen = default_coefficients()
     if kernels != "none":
-        chosen = packaged_kernels(chip, spec.generation, engine, precision.experts)[0]
+        experts = None if precision.experts == "fp8" and not block_scaled else precision.experts
+        chosen = packaged_kernels(chip, spec.generation, engine, experts)[0]
     built = e2e_systems.build_model(model, model_file, precision)
     moe = float(built.moe_layers) > 0
     return build.as_float64(

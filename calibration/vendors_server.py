@@ -34,7 +34,9 @@ def server_runs(kappa: dict[str, float], others: dict[str, dict[str, float]]) ->
         if tp > r.n_gpus:
             continue
         ways = {"tp": tp} if linked(r.system) or r.engine == "vllm" else {"tp": 1.0, "pp": tp}
-        system = make_system(r.system, r.model, "", FP8, engine=r.engine, max_num_seqs=2048.0, **ways)
+        system = make_system(
+            r.system, r.model, "", FP8, engine=r.engine, max_num_seqs=2048.0, block_scaled=False, **ways
+        )
         factors: dict[str, float] = {}
         for part in (tuned(kappa[r.system]), others.get(r.system, {})):
             for name, value in part.items():
