@@ -32,6 +32,12 @@ from mist_jax.vendor_catalog import board_factor
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = MEASURES.index("seconds")
 FP8 = PrecisionSpec(weights="fp8", experts="fp8", kv="fp8")
+#: Formats of the MLPerf runs by that of their weights.
+MLPERF_FORMATS = {
+    "fp8": FP8,
+    "nvfp4": PrecisionSpec(weights="nvfp4", experts="nvfp4", kv="fp8"),
+    "int4": PrecisionSpec(weights="int4", activations="bf16", kv="bf16"),
+}
 BF16 = PrecisionSpec(weights="bf16", experts="bf16", kv="bf16")
 #: Mean prompt of the MLPerf samples: ASSUMPTIONS (not published with the results). OpenOrca samples of up to 1,024
 #: tokens about as long as their answers; CNN/DailyMail articles of about 780 words plus the instruction; the Mixtral
@@ -137,9 +143,7 @@ def mlperf_offline() -> tuple[Figures, pd.DataFrame]:
     chosen, pairs, refused, cache = [], [], [], {}
     for r in frame.itertuples():
         reason = r.reason
-        precision = (
-            FP8 if r.precision == "fp8" else PrecisionSpec(weights="int4", activations="bf16", kv="bf16")
-        )
+        precision = MLPERF_FORMATS[r.precision]
         if not reason:
             key = (r.system, r.model, r.engine)
             if key not in cache:

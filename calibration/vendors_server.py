@@ -10,7 +10,7 @@ import pandas as pd
 from calibration.datasets.mlperf import read_mlperf
 from calibration.e2e_systems import hardware_spec
 from calibration.iterations import make_system
-from calibration.vendors import FP8, MLPERF_PROMPT, linked, smallest_split, tuned
+from calibration.vendors import MLPERF_FORMATS, MLPERF_PROMPT, linked, smallest_split, tuned
 from mist_jax.vendor_catalog import board_factor, scaled
 
 
@@ -30,12 +30,13 @@ def server_runs(kappa: dict[str, float], others: dict[str, dict[str, float]]) ->
     frame = frame[(frame.scenario == "server") & (frame.status == "ok") & frame.ttft_mean_ms.notna()]
     rows, trees = [], []
     for r in frame.itertuples():
-        tp = smallest_split(r.system, r.model, FP8, r.engine)
+        formats = MLPERF_FORMATS[r.precision]
+        tp = smallest_split(r.system, r.model, formats, r.engine)
         if tp > r.n_gpus:
             continue
         ways = {"tp": tp} if linked(r.system) or r.engine == "vllm" else {"tp": 1.0, "pp": tp}
         system = make_system(
-            r.system, r.model, "", FP8, engine=r.engine, max_num_seqs=2048.0, block_scaled=False, **ways
+            r.system, r.model, "", formats, engine=r.engine, max_num_seqs=2048.0, block_scaled=False, **ways
         )
         factors: dict[str, float] = {}
         for part in (tuned(kappa[r.system]), others.get(r.system, {})):

@@ -26,6 +26,8 @@ _ACCELERATORS = (
     ("A100", "a100_sxm"),
     ("Orin", "jetson_orin"),
 )
+#: Format of the weights where it is not fp8: NVIDIA's Blackwell submissions run FP4 (NVIDIA blog on MLPerf v4.1, 2024).
+_PRECISIONS = {"jetson_orin": "int4", "b200_sxm": "nvfp4", "gb200": "nvfp4"}
 #: Longest prompt and answer in tokens, mlcommons/inference, benchmark table of v4.1. Mean answers are in each
 #: row (`tokens_per_sample`: 291 llama2-70b, 69 gptj, 146 mixtral); mean prompts are not published: an
 #: assumption.
@@ -38,7 +40,7 @@ def read_mlperf(path: str | Path | None = None) -> pd.DataFrame:
 
     Columns: submitter, platform, accelerator (as submitted), system, n_gpus (all nodes), nodes, host,
     software, engine (trtllm | vllm | other), model, scenario (offline | server | singlestream), precision
-    (assumed: fp8 on Hopper, Ada and MI300X, int4 on Orin; the source has no such column),
+    (assumed: fp8 on Hopper, Ada and MI300X, nvfp4 on Blackwell, int4 on Orin; the source has no such column),
     samples_per_s, tokens_per_s, offered_per_s, tokens_per_sample,
     {ttft,tpot,latency}_{mean,p50,p90,p99}_ms, status, reason.
 
@@ -78,7 +80,7 @@ def _row(row: dict) -> dict:
         "engine": engine,
         "model": model or snake(row["model"]),
         "scenario": re.sub(r"[^a-z]", "", str(row["scenario"]).lower()),
-        "precision": "int4" if system == "jetson_orin" else "fp8",
+        "precision": _PRECISIONS.get(system or "", "fp8"),
         "samples_per_s": row["samples_per_s"],
         "tokens_per_s": row["tokens_per_s"],
         "offered_per_s": row["offered_samples_per_s"],
