@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -270,6 +271,13 @@ def _fleet(scenario: Scenario) -> tuple[float, float]:
     )
 
 
+@lru_cache(maxsize=1)
+def _step_program() -> Any:
+    from mist_jax.physics.step import step_time
+
+    return compiled(step_time)
+
+
 def _energy(
     scenario: Scenario, played: playback.Played, system: System, span: float, tokens: float
 ) -> dict[str, float]:
@@ -280,7 +288,6 @@ def _energy(
     """
     import jax
 
-    from mist_jax.physics.step import step_time
     from mist_jax.physics.step_energy import iteration_energy
     from mist_jax.system.batch import decode_batch, prefill_batch
 
@@ -294,7 +301,7 @@ def _energy(
     batch = max(busy_time / max(span, 1e-9) / engines, 1.0)
     context = float(np.average(rq["prompt"] + 0.5 * rq["output"], weights=np.maximum(rq["output"], 1)))
     with jax.enable_x64(True):
-        program = compiled(step_time)
+        program = _step_program()
         pre = program(system, prefill_batch(float(rq["prompt"].mean())))
         dec = program(system, decode_batch(batch, context))
         per = [np.asarray(iteration_energy(system, s)) for s in (pre, dec)]

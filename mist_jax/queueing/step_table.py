@@ -23,65 +23,51 @@ _EXPERTS = ("experts", "expert_dispatch")
 _ATTENTION = ("attention_prefill", "attention_decode", "attention_index", "recurrence")
 
 
+#: Points of one call are a multiple of this: few sizes to compile for.
+_POINTS = 16384
+
+
 def _batch(
     prefill: Array = 0.0, past: Array = 0.0, decode: Array = 0.0, context: Array = 0.0, emit: Array = 0.0
-) -> Batch:
-    return Batch(
-        prefill_tokens=jnp.asarray(prefill),
-        prefill_seqs=jnp.where(jnp.asarray(prefill) > 0, 1.0, 0.0),
-        prefill_past=jnp.asarray(past),
-        decode_seqs=jnp.asarray(decode),
-        decode_context=jnp.asarray(context),
-        emitting_prefills=jnp.asarray(emit),
+) -> Array:
+    """[points, 5] batches, all broadcast against one another, in order."""
+    columns = np.broadcast_arrays(
+        *(np.asarray(x, dtype=np.float64) for x in (prefill, past, decode, context, emit))
     )
+    return np.stack([c.ravel() for c in columns], axis=1)
 
 
-def _attention(system: System, batch: Batch) -> Array:
+def _terms(system: System, point: Array) -> Array:
+    """[4] seconds of one batch: token terms, experts in them, terms of emitting sequences, attention."""
+    prefill, past, decode, context, emit = point
+    batch = Batch(
+        prefill_tokens=prefill,
+        prefill_seqs=jnp.where(prefill > 0, 1.0, 0.0),
+        prefill_past=past,
+        decode_seqs=decode,
+        decode_context=context,
+        emitting_prefills=emit,
+    )
     costs = operator_costs(system, batch)
-    return sum((costs[name].seconds for name in _ATTENTION), start=jnp.asarray(0.0))
 
+    def total(names: tuple[str, ...]) -> Array:
+        return sum((costs[name].seconds for name in names), start=jnp.asarray(0.0))
 
-def _tokens(system: System, n: Array) -> Array:
-    return token_terms(system, _batch(decode=n))
-
-
-def _experts(system: System, n: Array) -> Array:
-    costs = operator_costs(system, _batch(decode=n))
-    return sum((costs[name].seconds for name in _EXPERTS), start=jnp.asarray(0.0))
-
-
-def _seqs(system: System, e: Array) -> Array:
-    head = operator_costs(system, _batch(emit=e))["lm_head"].seconds
-    return head + system.calibration.step.host_per_seq_s * e
-
-
-def _prefill(system: System, chunk: Array, past: Array) -> Array:
-    return _attention(system, _batch(prefill=chunk, past=past))
-
-
-def _decode(system: System, seqs: Array, context: Array) -> Array:
-    return _attention(system, _batch(decode=seqs, context=context))
+    head = costs["lm_head"].seconds + system.calibration.step.host_per_seq_s * emit
+    return jnp.stack([token_terms(system, batch), total(_EXPERTS), head, total(_ATTENTION)])
 
 
 @lru_cache(maxsize=1)
 def _program() -> Any:
-    def grids(system: System, n: Array, s: Array, past: Array, context: Array) -> tuple[Array, ...]:
-        one = jax.vmap(_tokens, (None, 0))
-        two = jax.vmap(_seqs, (None, 0))
-        pre = jax.vmap(jax.vmap(_prefill, (None, None, 0)), (None, 0, None))
-        dec = jax.vmap(jax.vmap(_decode, (None, None, 0)), (None, 0, None))
-        floor = _prefill(system, jnp.asarray(1e-6), jnp.asarray(0.0))
-        shared = jax.vmap(_experts, (None, 0))
-        return (
-            one(system, n),
-            shared(system, n),
-            two(system, s),
-            pre(system, n, past),
-            dec(system, s, context),
-            floor,
-        )
+    return compiled(jax.vmap(_terms, (None, 0)))
 
-    return compiled(grids)
+
+def _fill(system: System, parts: list[Array]) -> list[Array]:
+    """[points, 4] terms of each part's batches, in one call."""
+    points = np.concatenate(parts)
+    missing = -points.shape[0] % _POINTS
+    out = np.asarray(_program()(system, np.concatenate([points, np.repeat(points[-1:], missing, axis=0)])))
+    return np.split(out[: points.shape[0]], np.cumsum([p.shape[0] for p in parts])[:-1])
 
 
 def build_step_table(
@@ -108,21 +94,30 @@ def build_step_table(
     s = octave_grid(1, max(seqs, 2))
     past = octave_grid(16, max(context, 32), zero=True)
     ctx = octave_grid(1, max(context, 2))
+    parts = [
+        _batch(decode=n),
+        _batch(emit=s),
+        _batch(prefill=n[:, None], past=past),
+        _batch(decode=s[:, None], context=ctx),
+        _batch(prefill=1e-6),
+    ]
     with jax.enable_x64(True):
-        t_n, t_e, t_s, t_p, t_d, floor = (np.asarray(x) for x in _program()(system, n, s, past, ctx))
+        by_tokens, by_seqs, pre, dec, least = _fill(system, parts)
+    t_p, t_d = pre[:, 3].reshape(n.size, past.size), dec[:, 3].reshape(s.size, ctx.size)
+    floor = float(least[0, 3])
     return StepTable(
         tokens_grid=n,
-        tokens_s=t_n,
+        tokens_s=by_tokens[:, 0],
         seqs_grid=s,
-        seqs_s=t_s,
+        seqs_s=by_seqs[:, 2],
         prefill_chunk_grid=n,
         prefill_past_grid=past,
         prefill_s=np.maximum(t_p - floor, 0.0),
         decode_seqs_grid=s,
         decode_context_grid=ctx,
         decode_s=t_d,
-        experts_s=t_e,
+        experts_s=by_tokens[:, 1],
         overhead_s=float(system.calibration.step.host_s),
-        prefill_floor_s=float(floor) + float(system.calibration.step.prefill_host_s),
+        prefill_floor_s=floor + float(system.calibration.step.prefill_host_s),
         pp=int(float(system.parallel.pp)),
     )
