@@ -76,6 +76,10 @@ def build_model(spec: ModelSpec) -> Model:
     return model_build.build_model(architecture, model_build.resolve_precision(checkpoint, spec.precision))
 
 
+#: Copies of experts that fill up expert-parallel ranks, over the experts (DeepSeek-V3: 32 beside 256).
+MOST_REDUNDANT = 0.25
+
+
 def build_parallel(spec: ParallelismSpec, model: Model, where: str = "parallelism") -> Parallel:
     """The degrees, checked against the model.
 
@@ -97,9 +101,11 @@ def build_parallel(spec: ParallelismSpec, model: Model, where: str = "parallelis
             f"{where}: tp * dp = {spec.tp * spec.dp:g} chips hold attention, moe_tp * ep = {moe_tp * spec.ep:g} "
             "hold the experts; they are the same chips, so the products must be equal"
         )
-    if is_moe and float(model.experts) % spec.ep:
+    redundant = float(-model.experts % spec.ep) if is_moe else 0.0
+    if redundant > MOST_REDUNDANT * float(model.experts):
         raise ConfigError(
-            f"{where}.ep: got {spec.ep:g}; does not divide the {float(model.experts):g} experts"
+            f"{where}.ep: got {spec.ep:g}; does not divide the {float(model.experts):g} experts, and filling up the "
+            f"ranks takes {redundant:g} copies"
         )
     att = model.attention
     for heads, layers in zip(np.asarray(att.heads), np.asarray(att.layers), strict=True):
@@ -110,7 +116,8 @@ def build_parallel(spec: ParallelismSpec, model: Model, where: str = "parallelis
             )
     if spec.pp > float(model.layers):
         raise ConfigError(f"{where}.pp: got {spec.pp:g}; the model has only {float(model.layers):g} layers")
-    return Parallel(tp=spec.tp, pp=spec.pp, dp=spec.dp, ep=spec.ep if is_moe else 1.0, moe_tp=moe_tp)
+    ep = spec.ep if is_moe else 1.0
+    return Parallel(tp=spec.tp, pp=spec.pp, dp=spec.dp, ep=ep, moe_tp=moe_tp, redundant=redundant)
 
 
 def _divisors(n: int) -> list[int]:

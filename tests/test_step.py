@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from programs import HARDWARE, MODELS, make_batch, make_system, operators, quick, step
 
+from mist_jax import build, load
 from mist_jax.physics.operators import OPERATORS
 from mist_jax.physics.resolve import resolve
 from mist_jax.physics.step import STEP_PARTS, step_seconds, step_time
@@ -221,3 +222,34 @@ def test_resolving_changes_nothing() -> None:
     system = make_system("deepseek_v3", "a100_sxm", dp=8, ep=8)
     ready = resolve(resolve(system))
     assert float(step_seconds(ready, MIXED)) == pytest.approx(seconds(system, MIXED), rel=1e-12)
+
+
+def test_tokens_cross_to_another_domain_once():
+    from mist_jax.physics.collectives import group_all_to_all
+
+    system = build.build_system(load(["model=qwen3_235b_a22b", "hardware=h100_sxm", "parallelism=tp8"]))
+    kern, hw = system.calibration.kernels, system.hardware
+    nbytes = 1e9
+
+    def seconds(ranks, copies):
+        return float(group_all_to_all(kern, hw, nbytes, ranks, copies)[0])
+
+    assert seconds(32.0, 8.0) < 0.7 * seconds(32.0, 1.0)  # 4 domains: 0.45 of the bytes cross
+    assert seconds(4096.0, 8.0) == pytest.approx(
+        seconds(4096.0, 1.0), rel=0.2
+    )  # all copies go to domains of their own
+    grad = jax.grad(lambda c: group_all_to_all(kern, hw, nbytes, 8.0, c)[0])(8.0)
+    assert np.isfinite(grad)
+
+
+def test_copies_of_experts_fill_up_the_ranks():
+    base = ["model=deepseek_v3", "hardware=h100_sxm", "parallelism.tp=1"]
+    even, odd = (
+        build.build_system(load([*base, f"parallelism.dp={n}", f"parallelism.ep={n}"])) for n in (64, 72)
+    )
+    assert float(even.parallel.redundant) == 0
+    assert float(odd.parallel.redundant) == 32
+    from mist_jax.physics.memory import weight_bytes_per_chip
+
+    one, other = (float(weight_bytes_per_chip(s.model, s.parallel)) for s in (even, odd))
+    assert other == pytest.approx(one, rel=1e-9)  # 4 experts a rank either way

@@ -50,15 +50,23 @@ def group_all_gather(kern: Any, hw: Hardware, nbytes: Array, ranks: Array) -> tu
     return seconds, (ranks - 1.0) / ranks * nbytes
 
 
-def group_all_to_all(kern: Any, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
+def group_all_to_all(
+    kern: Any, hw: Hardware, nbytes: Array, ranks: Array, copies: Array = 1.0
+) -> tuple[Array, Array]:
     """All-to-all in which each rank sends `nbytes`: the share for other domains crosses the network, in parallel.
 
+    `copies` c: of each row, to as many ranks. To one of n domains it goes once, and is handed on there (DeepSeek's
+    DeepEP), so that n (1 - (1 - 1/n)^c) / c of the bytes cross and all pass the links inside a domain.
     Both levels start together; the time is the sum of their floors and the slower transfer, taken as the sum of the
     two, which is at most twice the larger.
     """
     inner, outer, up, out = _levels(hw, ranks)
-    seconds = k.all_to_all_time(kern.all_to_all, nbytes / outer, inner, *up)
-    seconds += k.all_to_all_time(kern.all_to_all, nbytes, outer, *out)
+    several = jnp.maximum(outer, 1.0 + 1e-6)
+    once = jnp.maximum(copies, 1.0)
+    crossing = -several * jnp.expm1(once * jnp.log1p(-1.0 / several)) / once
+    handed_on = jnp.where(once > 1.0, 1.0, 1.0 / outer)
+    seconds = k.all_to_all_time(kern.all_to_all, nbytes * handed_on, inner, *up)
+    seconds += k.all_to_all_time(kern.all_to_all, nbytes * crossing, outer, *out)
     return seconds, (ranks - 1.0) / ranks * nbytes
 
 

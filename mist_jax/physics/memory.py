@@ -62,7 +62,7 @@ def weight_bytes_per_chip(model: Model, parallel: Parallel) -> Array:
     shared = model.moe_layers * matrices * model.shared_ffn / parallel.tp
     experts = (
         model.moe_layers
-        * model.experts
+        * (model.experts + parallel.redundant)
         * (model.ffn_matrices * model.expert_hidden * model.expert_ffn)
         / (parallel.ep * parallel.moe_tp)
     )

@@ -183,7 +183,18 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     seen = jnp.where(jnp.isfinite(att.cache_window), batch.decode_context, entries(batch.decode_context))
     qk, v = att.decode_qk_dim, att.decode_v_dim
     queries = heads * batch.decode_width  # drafts to verify are further queries on the same keys
-    decode_args = (batch.decode_seqs, seen, queries, decode_kv, qk, v, model.kv_bytes, None, window, att.is_mla)
+    decode_args = (
+        batch.decode_seqs,
+        seen,
+        queries,
+        decode_kv,
+        qk,
+        v,
+        model.kv_bytes,
+        None,
+        window,
+        att.is_mla,
+    )
     t_dec = k.attention_decode_time(decode.coef, decode.on(hw), *decode_args)
     attended = entries(batch.decode_context) * batch.decode_seqs
     decode_flops = 2.0 * queries * (qk + v) * attended
@@ -248,7 +259,9 @@ def busiest_rank(touched: Array, local: Array, ranks: Array, pairs: Array) -> Ar
     ones lies sqrt(2 ln n) deviations above the mean (H. Cramer, "Mathematical Methods of Statistics", 1946, 28.6).
 
     Args:
-        touched: T, mean over the ranks. local: E_l, experts of a rank. pairs: tokens times top-k, the most there can be.
+        touched: T, mean over the ranks.
+        local: E_l, experts of a rank.
+        pairs: tokens times top-k, the most there can be.
     """
     several = ranks > 1
     deviations = jnp.where(several, jnp.sqrt(2.0 * jnp.log(jnp.where(several, ranks, 2.0))), 0.0)
@@ -287,7 +300,7 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
         )
 
     everyone = tokens * par.dp  # the experts see the tokens of all attention-DP ranks
-    experts = jnp.maximum(model.experts, 1.0)
+    experts = jnp.maximum(model.experts, 1.0) + par.redundant
     local = experts / par.ep
     ffn = model.expert_ffn / par.moe_tp
     imbalance = jnp.where(par.ep > 1, step.imbalance, 1.0)
@@ -374,7 +387,7 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     gathered = message * par.dp
     gather, gather_sent = group_all_gather(kern, hw, gathered, chips)
     routed = tokens / par.tp * model.top_k * model.expert_hidden
-    to_all, to_all_sent = group_all_to_all(kern, hw, routed * (1.0 + 2.0), chips)
+    to_all, to_all_sent = group_all_to_all(kern, hw, routed * (1.0 + 2.0), chips, model.top_k)
     # dispatch + combine: gather and scatter everything, or send each token to its experts, whichever is quicker
     use_gather = 2.0 * gather < to_all
     dispatch = jnp.where(use_gather, 2.0 * gather, to_all)

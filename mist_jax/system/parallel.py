@@ -15,6 +15,8 @@ class Parallel:
 
     `dp` is attention data parallelism: each rank keeps its own sequences and their KV, and the experts are
     shared by all tp * dp chips. Independent copies of the engine are `replicas` of a pool, not `dp`.
+    `redundant`: copies of busy experts that fill up the ranks where `ep` does not divide the experts (DeepSeek-V3:
+    32 copies beside 256 experts on 72 or 144 ranks; arXiv 2412.19437, 3.4).
     """
 
     tp: Array
@@ -22,3 +24,4 @@ class Parallel:
     dp: Array
     ep: Array
     moe_tp: Array
+    redundant: Array = 0.0
