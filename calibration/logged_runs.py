@@ -184,7 +184,9 @@ def main() -> None:
     print(text)
     if args.dry:
         return
-    content = {"provenance": provenance(runs), "runs": catalogue}
+    held = pd.concat(rows)
+    held = held[held.fit == "held out"].drop(columns="fit").round(3)
+    content = {"provenance": provenance(runs), "runs": catalogue, "held_out": held.to_dict("records")}
     path = ROOT / "mist_jax" / "catalog" / "runs.json"
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (ROOT / "calibration" / "RUNS.md").write_text(text, encoding="utf-8")
