@@ -18,17 +18,11 @@
 
 # %%
 # %matplotlib inline
-import itertools
-
-import numpy as np
-import xarray as xr
-
 import mist_jax as mist
 from mist_jax.io.kubernetes import kubernetes_manifest
-from mist_jax.report.plots import plot_pareto
+from mist_jax.report.plots import plot_heatmap, plot_pareto
 
-base = ["model=qwen3_32b", "workload=chat", "workload.rate=12", "slo=interactive"]
-start = mist.load(base)
+start = mist.load(["model=qwen3_32b", "workload=chat", "workload.rate=12", "slo=interactive"])
 limits = start.slo
 print(
     f"SLO '{limits.name}': TTFT {limits.ttft} s, TPOT {limits.tpot} s for {limits.target:.0%} of the requests"
@@ -36,36 +30,24 @@ print(
 
 # %% [markdown]
 # ## All candidates in steady state
-# Three axes: chip, tensor parallelism, replicas. What does not fit or cannot carry the load says so in its status and
-# is no answer.
+# `mist.sweep` evaluates every combination of its axes in one compiled program and returns them as a Dataset with named
+# dimensions. What does not fit or cannot carry the load says so in its `status`.
 
 # %%
-chips, degrees, replicas = ["h100_sxm", "h200_sxm", "mi300x", "l40s"], [1, 2, 4, 8], [1, 2, 4]
-kept = ("ttft_s", "tpot_s", "tokens_per_s_per_user", "output_tokens_per_s_per_chip",
-        "cost_per_million_output_tokens_usd", "load", "chips")  # fmt: skip
-shape = (len(chips), len(degrees), len(replicas))
-table = {name: np.full(shape, np.nan) for name in kept} | {"status": np.ones(shape)}
-for (i, chip), (j, tp), (k, n) in itertools.product(
-    enumerate(chips), enumerate(degrees), enumerate(replicas)
-):
-    candidate = mist.load([*base, f"hardware={chip}", f"parallelism.tp={tp}", f"parallelism.replicas={n}"])
-    try:
-        point = mist.evaluate(candidate)
-    except mist.ConfigError:
-        continue
-    for name in kept:
-        table[name][i, j, k] = float(point[name])
-    table["status"][i, j, k] = int(point["status"])
-axes = ("hardware", "tp", "replicas")
-grid = xr.Dataset(
-    {n: (axes, v, point[n].attrs if n in point else {}) for n, v in table.items()},
-    coords={"hardware": chips, "tp": degrees, "replicas": replicas},
+grid = mist.sweep(
+    start,
+    {
+        "hardware": ["h100_sxm", "h200_sxm", "mi300x", "l40s"],
+        "parallelism.tp": [1, 2, 4, 8],
+        "parallelism.replicas": [1, 2, 4],
+    },
+    progress=False,
 )
-usable = grid["status"] == 0
+usable = grid["status"] == int(mist.Status.OK)
 print(f"{int(usable.sum())} of {usable.size} candidates carry the load")
 
 # %%
-plot_pareto(grid, by="hardware")
+plot_pareto(grid.where(usable), by="hardware")
 
 # %% [markdown]
 # ## The cheapest that keeps its promises on average
@@ -73,61 +55,50 @@ plot_pareto(grid, by="hardware")
 # %%
 good = usable & (grid.ttft_s <= limits.ttft) & (grid.tpot_s <= limits.tpot)
 cost = grid.cost_per_million_output_tokens_usd.where(good)
-order = np.argsort(cost.values, axis=None)[: int(min(4, good.sum()))]
-shortlist = []
-for flat in order:
-    i, j, k = np.unravel_index(flat, shape)
-    shortlist.append((chips[i], degrees[j], replicas[k]))
-    at = {"hardware": i, "tp": j, "replicas": k}
-    print(f"{chips[i]:9} TP{degrees[j]} x{replicas[k]}: {float(cost[at]):6.2f} $/1M, TTFT {float(grid.ttft_s[at]) * 1e3:6.0f} ms, "
-          f"TPOT {float(grid.tpot_s[at]) * 1e3:5.1f} ms, load {float(grid['load'][at]):.0%}")  # fmt: skip
-
-# %% [markdown]
-# ## The shortlist, request by request
-# An SLO is about the share of requests, so means are not enough. Each of the shortlist plays the same 1,500 requests.
+plot_heatmap(cost.min("parallelism.replicas").to_dataset(), "cost_per_million_output_tokens_usd")
 
 # %%
-verdicts = []
-for chip, tp, n in shortlist:
-    candidate = mist.load(
-        [
-            *base,
-            f"hardware={chip}",
-            f"parallelism.tp={tp}",
-            f"parallelism.replicas={n}",
-            "workload.requests=1500",
-        ]
-    )
-    played = mist.play(candidate)
-    share = played.attrs["goodput_share"]
-    verdicts.append(
-        (
-            share >= limits.target,
-            -float(played.attrs["cost_per_million_output_tokens_usd"]),
-            share,
-            candidate,
-            played,
-        )
-    )
-    print(f"{chip:9} TP{tp} x{n}: {share:6.1%} good, p99 TTFT {played.attrs['ttft_p99_s']:.2f} s, "
-          f"p99 TPOT {played.attrs['tpot_p99_s'] * 1e3:.0f} ms")  # fmt: skip
-best = max(verdicts, key=lambda v: v[:3])
-best[4].mist.cdf(slo={"ttft_s": limits.ttft, "tpot_s": limits.tpot})
+ranked = (
+    cost.stack(design=("hardware", "parallelism.tp", "parallelism.replicas"))
+    .dropna("design")
+    .sortby(lambda c: c)
+)
+for design in ranked.design.values[:4]:
+    point = grid.sel(dict(zip(("hardware", "parallelism.tp", "parallelism.replicas"), design, strict=True)))
+    print(f"{design[0]:9} TP{design[1]:g} x{design[2]:g}: {float(point.cost_per_million_output_tokens_usd):6.2f} $/1M, "
+          f"TTFT {float(point.ttft_s) * 1e3:6.0f} ms, TPOT {float(point.tpot_s) * 1e3:5.1f} ms, load {float(point['load']):.0%}")  # fmt: skip
+
+# %% [markdown]
+# ## The recommendation
+# An SLO is about the share of requests, so means are not enough. `mist.recommend` looks over chips, plans, token budgets
+# and separate prefill pools, plays the cheapest request by request until the share is met, and says what binds.
+
+# %%
+answer = mist.recommend(start, check=True, max_chips=32)
+print(answer)
+
+# %% [markdown]
+# ## The same, request by request
+
+# %%
+winner = mist.with_overrides(answer.scenario, {"workload.requests": 1500})
+played = mist.play(winner)
+played.mist.cdf(slo={"ttft_s": limits.ttft, "tpot_s": limits.tpot})
 
 # %% [markdown]
 # ## The winner as a manifest
 
 # %%
-print(kubernetes_manifest(best[3]))
+print(kubernetes_manifest(winner))
 
 # %% [markdown]
 # ## Conclusion
 
 # %%
-winner = best[3]
+first = ranked.design.values[0]
+swept, best = float(ranked[0]), answer.best
 print(
-    f"{winner.hardware.name}, TP{winner.parallelism.tp:g}, {winner.parallelism.replicas:g} replica(s): {best[2]:.1%} of the "
-    f"requests within the SLO at {-best[1]:.2f} $ per million output tokens. "
-    f"{sum(v[0] for v in verdicts)} of {len(verdicts)} candidates that met the limits on average also met them for "
-    f"{limits.target:.0%} of the requests."
+    f"The cheapest of the sweep on average is {first[0]} TP{first[1]:g} x{first[2]:g} at {swept:.2f} $ per million output tokens. Over "
+    f"{answer.candidates} fleets the recommendation is {best.text} at {best.usd_per_million_tokens:.2f} $; played, "
+    f"{played.attrs['goodput_share']:.1%} of its requests keep the SLO, and {answer.bottleneck} is what binds."
 )

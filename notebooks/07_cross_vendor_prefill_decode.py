@@ -19,66 +19,51 @@
 
 # %%
 # %matplotlib inline
-import itertools
-
 import matplotlib.pyplot as plt
 import numpy as np
 
 import mist_jax as mist
+from mist_jax.report.plots import plot_heatmap
 
-base = ["model=qwen3_4b", "workload=summarization", "workload.rate=20", "slo=interactive"]
+base = ["model=qwen3_4b", "workload=summarization", "workload.rate=20", "slo=interactive", "parallelism=tp1"]
 limits = mist.load(base).slo
+chips = ["h100_sxm", "a100_sxm", "l40s", "mi300x"]
+CO, REPLICAS = "cost_per_million_output_tokens_usd", "parallelism.replicas"
+DECODE, PREFILL, PREFILL_REPLICAS = "hardware", "hardware@prefill.hardware", "prefill.parallelism.replicas"
 
 
-def disaggregated(prefill, n_prefill, decode, n_decode, *more):
-    """A prefill pool and a decode pool of single-chip replicas."""
-    return mist.load([*base, "prefill=pool", f"hardware@prefill.hardware={prefill}", "prefill.parallelism.tp=1",
-                      f"prefill.parallelism.replicas={n_prefill}", f"hardware={decode}", "parallelism.tp=1",
-                      f"parallelism.replicas={n_decode}", *more])  # fmt: skip
+def within(ds):
+    """Cost where the load is carried and the means keep the SLO."""
+    return ds[CO].where((ds.status == 0) & (ds.ttft_s <= limits.ttft) & (ds.tpot_s <= limits.tpot))
 
 
 # %% [markdown]
 # ## The reference: every chip does both
 
 # %%
-together = {}
-for chip, n in itertools.product(("h100_sxm", "a100_sxm", "l40s", "mi300x"), (2, 4, 8)):
-    scenario = mist.load([*base, f"hardware={chip}", "parallelism.tp=1", f"parallelism.replicas={n}"])
-    point = mist.evaluate(scenario)
-    if int(point.status) == 0 and float(point.ttft_s) <= limits.ttft and float(point.tpot_s) <= limits.tpot:
-        together.setdefault(chip, (n, point))
-for chip, (n, point) in together.items():
-    print(f"{n} x {chip:9} {float(point.cost_per_million_output_tokens_usd):6.2f} $/1M, TTFT {float(point.ttft_s) * 1e3:5.0f} ms, "
-          f"TPOT {float(point.tpot_s) * 1e3:5.1f} ms, load {float(point['load']):.0%}")  # fmt: skip
+together = within(mist.sweep(mist.load(base), {DECODE: chips, REPLICAS: [2, 4, 8]}, progress=False))
+for chip in chips:
+    column = together.sel({DECODE: chip}).dropna(REPLICAS)
+    if column.size:
+        print(f"{float(column[REPLICAS][column.values.argmin()]):g} x {chip:9} {float(column.min()):6.2f} $/1M")
+alone = together.stack(design=together.dims).dropna("design")
+reference = float(alone.min())
+reference_is = alone.design.values[int(alone.values.argmin())]
 
 # %% [markdown]
-# ## Every pair of chips
-# For each pair the smallest pools that carry the load within the SLO.
+# ## Every pair of chips, every size of the pools
+# A prefill pool and a decode pool of single-chip replicas; one sweep over both chips and both counts.
 
 # %%
-chips = ("h100_sxm", "a100_sxm", "l40s", "mi300x")
-cost = np.full((len(chips), len(chips)), np.nan)
-chosen, feasible = {}, []
-for (i, prefill), (j, decode) in itertools.product(enumerate(chips), enumerate(chips)):
-    for n_prefill, n_decode in itertools.product((1, 2, 4), (1, 2, 4)):
-        point = mist.evaluate(disaggregated(prefill, n_prefill, decode, n_decode))
-        if int(point.status) or float(point.ttft_s) > limits.ttft or float(point.tpot_s) > limits.tpot:
-            continue
-        usd = float(point.cost_per_million_output_tokens_usd)
-        feasible.append((usd, prefill, n_prefill, decode, n_decode))
-        if not usd > cost[i, j]:
-            cost[i, j], chosen[prefill, decode] = usd, (n_prefill, n_decode, point)
-fig, ax = plt.subplots(figsize=(4.6, 3.6), layout="constrained")
-image = ax.imshow(cost, cmap="viridis_r")
-for i, j in itertools.product(range(len(chips)), repeat=2):
-    if np.isfinite(cost[i, j]):
-        n = chosen[chips[i], chips[j]][:2]
-        ax.text(j, i, f"{cost[i, j]:.2f} $\n{n[0]}+{n[1]} chips", ha="center", va="center", fontsize=8,
-                bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1})  # fmt: skip
-ax.set_xticks(range(len(chips)), chips, rotation=30)
-ax.set_yticks(range(len(chips)), chips)
-ax.set(xlabel="decode", ylabel="prefill", title="$ per million output tokens")
-fig
+apart = mist.load([*base, "prefill=pool", "prefill.parallelism.tp=1"])
+pairs = mist.sweep(
+    apart,
+    {PREFILL: chips, DECODE: chips, PREFILL_REPLICAS: [1, 2, 3, 4], REPLICAS: [1, 2, 3, 4]},
+    progress=False,
+)
+cost = within(pairs)
+print(f"{int(cost.notnull().sum())} of {cost.size} deployments carry the load within the limits on average")
+plot_heatmap(cost.min([PREFILL_REPLICAS, REPLICAS]).to_dataset(name=CO), CO)
 
 # %% [markdown]
 # ## Does it hold request by request?
@@ -87,20 +72,27 @@ fig
 
 
 # %%
-def verdict(option):
-    """Share of good requests of one option, played."""
-    usd, prefill, n_prefill, decode, n_decode = option
-    played = mist.play(disaggregated(prefill, n_prefill, decode, n_decode, "workload.requests=800"))
-    share = played.attrs["goodput_share"]
+def scenario_of(design):
+    """The scenario of one (prefill chip, decode chip, prefill replicas, decode replicas)."""
+    prefill, decode, n_prefill, n_decode = design
+    return mist.load([*base, "prefill=pool", "prefill.parallelism.tp=1", f"hardware@prefill.hardware={prefill}",
+                      f"prefill.parallelism.replicas={n_prefill:g}", f"hardware={decode}", f"parallelism.replicas={n_decode:g}",
+                      "workload.requests=800"])  # fmt: skip
+
+
+def holds(design):
+    """Whether the share of good requests of one design, played, is what the SLO asks."""
+    share = mist.play(scenario_of(design)).attrs["goodput_share"]
     print(
-        f"{n_prefill} x {prefill:8} + {n_decode} x {decode:8} {usd:5.2f} $/1M: {share:6.1%} of the requests within the SLO"
+        f"{design[2]:g} x {design[0]:8} + {design[3]:g} x {design[1]:8}: {share:6.1%} of the requests within the SLO"
     )
     return share >= limits.target
 
 
-ranked = sorted(feasible)
-holds = next((o for o in ranked[:6] if verdict(o)), ranked[0])
-holds_mixed = next((o for o in [o for o in ranked if o[1] != o[3]][:6] if verdict(o)), None)
+ranked = cost.stack(design=cost.dims).dropna("design")
+ranked = [ranked.design.values[i] for i in np.argsort(ranked.values, kind="stable")]
+best = next((d for d in ranked[:6] if holds(d)), ranked[0])
+mixed = next((d for d in [d for d in ranked if d[0] != d[1]][:6] if holds(d)), None)
 
 # %% [markdown]
 # ## The link between the pools
@@ -108,34 +100,51 @@ holds_mixed = next((o for o in [o for o in ranked if o[1] != o[3]][:6] if verdic
 # is the bottleneck of the whole deployment.
 
 # %%
-_, prefill, n_prefill, decode, n_decode = holds_mixed or holds
-links = np.array([0.5, 1, 2, 5, 12.5, 25, 50])
-seen = [
-    mist.evaluate(disaggregated(prefill, n_prefill, decode, n_decode, f"transfer.bandwidth={g:g} GB/s"))
-    for g in links
-]
-ttft = np.array([float(p.ttft_s) if int(p.status) == 0 else np.nan for p in seen])
-busy = np.array([float(p.transfer_utilization) for p in seen])
+links = np.array([0.5, 1, 2, 5, 12.5, 25, 50]) * 1e9
+seen = mist.sweep(
+    scenario_of(mixed or best),
+    {"transfer.bandwidth": links},
+    variables=["ttft_s", "transfer_utilization", "status"],
+    progress=False,
+)
 fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-ax.plot(links, ttft * 1e3, "o-")
+ax.plot(links / 1e9, seen.ttft_s.where(seen.status == 0) * 1e3, "o-")
 ax.set(xscale="log", xlabel="GB/s from one prefill replica", ylabel="mean TTFT (ms)", ylim=(0, None))
 fig
+
+# %% [markdown]
+# ## As a pipeline
+# `pipeline=cross_vendor` (MI300X prefill, H100 decode) and `pipeline=cross_vendor_tpu` (TPU v6e prefill) come with the
+# package; the stages before and after the model are part of the request.
+
+# %%
+stages = {}
+for name in ("cross_vendor", "cross_vendor_tpu"):
+    one = mist.load(
+        [f"pipeline={name}", "workload.arrivals=poisson", "workload.rate=4", "workload.requests=400"]
+    )
+    stages[name] = mist.play(one)
+    for stage in stages[name].stage.values:
+        row = stages[name].sel(stage=stage)
+        print(
+            f"{name:18} {stage:12} mean {float(row.stage_mean_s) * 1e3:9.2f} ms, p99 {float(row.stage_p99_s) * 1e3:9.2f} ms"
+        )
 
 # %% [markdown]
 # ## Conclusion
 
 # %%
-alone = min(together, key=lambda c: float(together[c][1].cost_per_million_output_tokens_usd))
-reference = float(together[alone][1].cost_per_million_output_tokens_usd)
 print(
-    f"Cheapest chip that does both within the limits on average: {together[alone][0]} x {alone}, {reference:.2f} $/1M."
+    f"Cheapest chip that does both within the limits on average: {reference_is[1]:g} x {reference_is[0]}, {reference:.2f} $/1M."
 )
-for name, option in (("of all", holds), ("of two different chips", holds_mixed)):
-    if option is not None:
-        usd, p, n_p, d, n_d = option
-        print(
-            f"Cheapest pair {name} that holds in play: {n_p} x {p} + {n_d} x {d}, {usd:.2f} $/1M ({usd / reference - 1:+.0%})."
-        )
+for name, design in (("of all", best), ("of two different chips", mixed)):
+    if design is not None:
+        usd = float(cost.sel(dict(zip(cost.dims, design, strict=True))))
+        print(f"Cheapest pair {name} that holds in play: {design[2]:g} x {design[0]} + {design[3]:g} x {design[1]}, {usd:.2f} $/1M "
+              f"({usd / reference - 1:+.0%}).")  # fmt: skip
+busy = seen.transfer_utilization.values
+a, b = (stages[n].attrs["e2e_p99_s"] for n in ("cross_vendor", "cross_vendor_tpu"))
 print(
-    f"With {links[0]:g} GB/s between its pools the link is {busy[0]:.0%} busy, with {links[-1]:g} GB/s {busy[-1]:.0%}."
+    f"With {links[0] / 1e9:g} GB/s between its pools the link is {busy[0]:.0%} busy, with {links[-1] / 1e9:g} GB/s {busy[-1]:.0%}. With "
+    f"TPU instead of MI300X prefill the pipeline's p99 end to end changes by {b / a - 1:+.0%}."
 )

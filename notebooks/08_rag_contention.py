@@ -14,151 +14,129 @@
 # # A RAG pipeline on a CPU-GPU host, with contention
 #
 # Retrieval scans its index in host memory with the host's cores. The KV cache that is kept in host memory comes through
-# the same DRAM and over PCIe. Both slow each other down, and the model behind them waits. How many questions per
-# second does one host carry?
+# the same DRAM and over PCIe. On one host both slow each other down, and the model behind them waits. Does retrieval
+# deserve a host of its own?
 
 # %%
 # %matplotlib inline
-import jax
+import dataclasses
+
 import matplotlib.pyplot as plt
 import numpy as np
 
 import mist_jax as mist
-from mist_jax import build
-from mist_jax.physics.demand import INDEX, machine, seconds, seconds_by_resource, steady_together
-from mist_jax.physics.memory import kv_bytes_total
-from mist_jax.pytree import replace
-from mist_jax.stages.protocol import Work
-from mist_jax.stages.registry import get_stage
-
-jax.config.update("jax_enable_x64", True)
+from mist_jax.schema import PipelineSpec
 
 # %% [markdown]
 # ## The host and its work
-# 16 cores and 150 GB/s of DRAM beside four H100 over PCIe. The index: 200 million vectors, IVF-PQ, on the host; the
-# model: Llama-3.1-8B, one replica a chip, with a long history whose KV cache lies in host memory.
+# Four H100 with Llama-3.1-8B, 32 cores and 50 GB/s of DRAM (four channels, shared with others). The index: 50 million
+# vectors, IVF-PQ. The prompts: 8,192 tokens, most of which nine requests in ten find in the host's KV cache.
 
 # %%
-scenario = mist.load(
-    [
-        "model=llama3_1_8b",
-        "hardware=h100_sxm",
-        "parallelism=tp1",
-        "parallelism.replicas=4",
-        "workload.isl=8192",
-        "workload.osl=200",
-    ]
-)
-system = build.build_system(scenario)
-token_bytes = float(kv_bytes_total(system.model, np.asarray(1000.0))) / 1000.0
-host = machine(
-    cpu=16.0,
-    host_memory=150e9,
-    host_link=4 * scenario.hardware.host.bandwidth,
-    interference={"host_link": 0.2},
-)
-search = get_stage("vector_search").build(
-    {
-        "vectors": 2e8,
-        "lists": 131072,
-        "nprobe": 4096,
-        "ef": 4096,
-        "cores": 16,
-        "documents": 8,
-        "document_tokens": 256,
-    }
-)
-load = get_stage("kv_load").build(
-    {"tier": "host", "hit_rate": 1.0, "prefix_share": 0.9, "block_tokens": 256, "bandwidth": "200 GB/s"}
-)
-work = Work(prompt_tokens=8192.0, kv_bytes_per_token=token_bytes, kv_layers=float(system.model.layers))
-BATCH = 16.0  # questions searched together, one a core
-jobs = {
-    "search": get_stage("vector_search").function(search, replace(work, batch=BATCH)),
-    "KV load": get_stage("kv_load").function(load, work),
+scenario = mist.load(["model=llama3_1_8b", "parallelism=tp4", "hardware.host.memory_bandwidth=12.5 GB/s", "workload.isl=8192",
+                      "workload.osl=100", "workload.arrivals=poisson", "workload.requests=800"])  # fmt: skip
+search = {"kind": "vector_search", "vectors": 5e7, "lists": 131072, "nprobe": 8192, "cores": 32, "documents": 8,
+          "document_tokens": 256, "max_batch": 16}  # fmt: skip
+load = {
+    "kind": "kv_load",
+    "client": "engine",
+    "tier": "host",
+    "hit_rate": 0.9,
+    "prefix_share": 0.9,
+    "bandwidth": "150 GB/s",
 }
-per_question = np.array([1.0 / BATCH, 1.0])  # jobs of each kind that a question brings
-for name, job in jobs.items():
-    bound = np.asarray(seconds_by_resource(job, host.rate))
-    print(
-        f"{name:8} alone {float(seconds(job, host.rate)) * 1e3:6.2f} ms, bound by {list(INDEX)[int(bound.argmax())]}"
+clients = {
+    "engine": {"cores": 32, "tiers": {"host": "2 TB"}},
+    "retrieval": {"hardware": dataclasses.asdict(mist.load(["hardware=xeon_8480"]).hardware), "cores": 32},
+}
+
+
+def rag(place, rate):
+    """The pipeline with its search on the client `place`, at `rate` questions per second."""
+    stages = {"search": {**search, "client": place}, "load": load, "generate": {"client": "engine"}}
+    spec = PipelineSpec(
+        name=f"RAG, search on {place}",
+        stages=stages,
+        clients={name: clients[name] for name in {"engine", place}},
     )
+    workload = dataclasses.replace(scenario.workload, rate=rate)
+    return dataclasses.replace(scenario, pipeline=spec, workload=workload)
+
 
 # %% [markdown]
-# ## Together, over the rate of questions
-# Questions are searched in batches that use all cores, and the four replicas load at once: a job alone has the whole
-# host. Together each gets its max-min fair share of cores, DRAM and PCIe.
+# ## In steady state, over the rate of questions
+# Each job alone has the whole host; together each gets its max-min fair share of cores, DRAM and PCIe.
 
 # %%
-rates = np.array([1, 10, 20, 40, 60, 80, 100.0])
-together = jax.jit(lambda r: steady_together(list(jobs.values()), per_question * r, host))
-out = [{k: np.asarray(v) for k, v in together(r).items()} for r in rates]
-slow = np.array([o["seconds"] for o in out])
-alone = out[0]["alone"]
-fig, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
-for k, (name, style) in enumerate(zip(jobs, ("o-", "s--"), strict=True)):
-    ax.plot(rates, slow[:, k] * 1e3, style, label=name)
-    ax.axhline(alone[k] * 1e3, color="0.7", linewidth=0.8)
-ax.set(xlabel="questions/s", ylabel="ms (grey: alone)", yscale="log")
-ax.legend()
+rates = np.array([1, 5, 10, 15, 20.0])
+places = {"engine": "on the model's host", "retrieval": "on a host of its own"}
+means = {place: [mist.evaluate(rag(place, rate)) for rate in rates] for place in places}
+fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+for ax, stage in zip(axes, ("search", "load"), strict=True):
+    for (place, results), style in zip(means.items(), ("o-", "s--"), strict=True):
+        ax.plot(
+            rates,
+            [float(r.stage_s.sel(stage=stage)) * 1e3 for r in results],
+            style,
+            label=f"search {places[place]}",
+        )
+    ax.axhline(float(means["engine"][0].stage_alone_s.sel(stage=stage)) * 1e3, color="0.7", linewidth=0.8)
+    ax.set(
+        xlabel="questions/s",
+        ylabel="ms (grey: alone)",
+        title={"search": "search", "load": "KV load"}[stage],
+        ylim=(0, None),
+    )
+axes[1].legend(fontsize=8)
 fig
 
 # %% [markdown]
-# ## What the user sees
-# Search and load happen before the first token; the model prefills what was not loaded.
+# ## Request by request
+# The playback queues every job; the slowest hundredth of the requests meets searches and loads in bursts.
 
 # %%
-hit = 0.9
-ttft = {"retrieval and KV load": [], "model": []}
-model_ok = []
-for rate, row in zip(rates, slow, strict=True):
-    changes = {"workload.rate": float(rate), "engine.prefix_hit_rate": hit}
-    point = mist.evaluate(mist.with_overrides(scenario, changes))
-    model_ok.append(int(point.status) == 0)
-    ttft["retrieval and KV load"].append(row.sum())
-    ttft["model"].append(float(point.ttft_s))
-model_ok = np.array(model_ok)
+played = {place: mist.play(rag(place, rates[-1])) for place in places}
+for place, ds in played.items():
+    print(f"search {places[place]}, {rates[-1]:g} questions/s")
+    for stage in ds.stage.values:
+        row = ds.sel(stage=stage)
+        print(
+            f"    {stage:9} mean {float(row.stage_mean_s) * 1e3:9.1f} ms   p99 {float(row.stage_p99_s) * 1e3:9.1f} ms"
+        )
+
+# %%
 fig, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
-before, model = np.array(ttft["retrieval and KV load"]), np.array(ttft["model"])
-ax.bar([f"{r:g}" for r in rates[model_ok]], before[model_ok] * 1e3, label="retrieval and KV load")
-ax.bar(
-    [f"{r:g}" for r in rates[model_ok]], model[model_ok] * 1e3, bottom=before[model_ok] * 1e3, label="model"
-)
-ax.set(xlabel="questions/s", ylabel="mean TTFT (ms)")
-ax.legend()
+for (place, ds), style in zip(played.items(), ("-", "--"), strict=True):
+    ttft = np.sort(ds.ttft_s.values)
+    ax.plot(ttft * 1e3, np.arange(1, ttft.size + 1) / ttft.size, style, label=f"search {places[place]}")
+ax.set(xlabel="TTFT (ms)", ylabel="share of the requests")
+ax.legend(fontsize=8)
 fig
 
 # %% [markdown]
 # ## What helps?
-# The slope of the search's time with respect to each resource of the host, at 60 questions/s: by how many per cent it
-# falls if there is 1 % more.
+# The slope of the end-to-end time with respect to each resource: by how much it falls if there is a hundredth more.
 
 # %%
-at = 60.0
-names = ("cpu", "host_memory", "host_link")
-
-
-def search_seconds(log_scale):
-    """Search under load with the host's resources scaled by exp(log_scale)."""
-    rate = host.rate
-    for k, name in enumerate(names):
-        rate = rate.at[INDEX[name]].multiply(jax.numpy.exp(log_scale[k]))
-    return jax.numpy.log(
-        steady_together(list(jobs.values()), per_question * at, replace(host, rate=rate))["seconds"][0]
-    )
-
-
-slope = -np.asarray(jax.grad(search_seconds)(jax.numpy.zeros(3)))
-for name, value in zip(names, slope, strict=True):
-    print(f"1 % more {name:12} {value:6.2f} % less time in search")
+slope = means["engine"][-1].elasticity
+gains = {
+    (c, r): float(slope.sel(client=c, resource=r)) for c in slope.client.values for r in slope.resource.values
+}
+for (client, resource), value in sorted(gains.items(), key=lambda item: item[1])[:5]:
+    if value < -1e-4:
+        print(
+            f"a hundredth more {resource.replace('_', ' '):16} of {client:10} {-value:6.3f} hundredths less time"
+        )
 
 # %% [markdown]
 # ## Conclusion
 
 # %%
-i = int(np.argmin(abs(rates - at)))
-share = before[i] / (before[i] + model[i])
+alone = float(means["engine"][0].stage_alone_s.sel(stage="load"))
+both, apart = (float(played[p].stage_mean_s.sel(stage="load")) for p in places)
+shared, own = (played[p].attrs["ttft_p99_s"] for p in places)
 print(
-    f"Alone a search takes {alone[0] * 1e3:.1f} ms and a KV load {alone[1] * 1e3:.1f} ms; at {at:g} questions/s {slow[i, 0] * 1e3:.1f} and "
-    f"{slow[i, 1] * 1e3:.1f} ms, {share:.0%} of TTFT. The host's {names[int(slope.argmax())]} is what to buy first."
+    f"A KV load alone takes {alone * 1e3:.0f} ms. At {rates[-1]:g} questions/s it takes {both * 1e3:.0f} ms beside the search and "
+    f"{apart * 1e3:.0f} ms without it; a host of its own for retrieval changes p99 TTFT from {shared * 1e3:.0f} to {own * 1e3:.0f} ms "
+    f"({own / shared - 1:+.0%}) and costs {played['retrieval'].attrs['cost_usd'] / played['engine'].attrs['cost_usd'] - 1:+.0%}."
 )
