@@ -74,7 +74,7 @@ def play(scenario: Scenario, trace: Trace | str | None = None) -> xr.Dataset:
         outside = float(system.calibration.step.request_s)
         trace = dataclasses.replace(trace, think_s=trace.think_s + outside)
     try:
-        played = playback.play(trace, clients, links=links)
+        played = playback.play(trace, clients, router_of(scenario), links=links)
     except ValueError as exc:
         raise ConfigError(f"engine: {exc}") from None
     if not (played.requests["status"] == st.OK).any():
@@ -85,6 +85,18 @@ def play(scenario: Scenario, trace: Trace | str | None = None) -> xr.Dataset:
             f"{scenario.model.name} is {float(system.model.max_context):g} tokens"
         )
     return to_dataset(scenario, played, system, text)
+
+
+def router_of(scenario: Scenario) -> playback.Router:
+    """The scenario's rule for spreading requests."""
+    spec = scenario.routing
+    return playback.Router(
+        rule=spec.rule,
+        fallback=spec.fallback,
+        heavy_tokens=int(spec.heavy_tokens),
+        backlog_cap_tokens=int(spec.backlog_cap_tokens),
+        seed=scenario.seed,
+    )
 
 
 def build_clients(
@@ -141,6 +153,7 @@ def _engines(
         max_num_seqs=int(min(engine.max_num_seqs, engine.max_num_batched_tokens)),
         max_model_len=int(float(system.model.max_context)),
         policy=engine.policy,
+        prefix_caching=engine.prefix_caching,
         count=int(parallelism.replicas * parallelism.dp),
         # experts are spread over the attention-DP ranks, so that every iteration needs all of them
         ranks=int(parallelism.dp) if float(system.model.moe_layers) > 0 else 1,
@@ -253,6 +266,9 @@ def summarize(scenario: Scenario, ds: xr.Dataset, played: playback.Played, syste
         "cost_usd": dollars * span,
         "cost_per_million_output_tokens_usd": dollars * span / tokens * 1e6 if tokens else float("nan"),
     }
+    looked = float(played.requests["looked"].sum())
+    if looked:
+        out["prefix_hit_rate"] = float(played.requests["hits"].sum()) / looked
     stage = np.nansum(ds.stage_s.values, axis=0)
     out |= {f"stage_share_{s}": float(x) for s, x in zip(ds.stage.values, stage / stage.sum(), strict=True)}
     out |= queue_summary(played, ds.stage_s.sel(stage="queue").values)

@@ -181,6 +181,7 @@ class EngineSpec:
     num_gpu_blocks: float | None = number(None, low=1)
     cuda_graphs: bool = True
     prefix_hit_rate: float = number(0.0, high=1.0)
+    prefix_caching: bool = False  # mode=play: keep the KV of the prefixes that the trace names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,8 +242,32 @@ class PipelineSpec:
     stages: dict = dataclasses.field(default_factory=dict)
     loops: dict = dataclasses.field(default_factory=dict)
     answer: str | None = None  # stage whose first token counts for TTFT; default: the last LLM call
-    query_tokens: float | None = number(None, low=1)  # of the question inside the prompt; default: the whole prompt
+    query_tokens: float | None = number(
+        None, low=1
+    )  # of the question inside the prompt; default: the whole prompt
     images: float = number(0.0)  # per request
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutingSpec:
+    """How requests are spread over the engines of a pool when a trace is played (`queueing.clients.Router`)."""
+
+    rule: Literal[
+        "round_robin",
+        "random",
+        "least_requests",
+        "least_tokens",
+        "least_kv",
+        "power_of_two",
+        "heavy_light",
+        "prefix_affinity",
+        "session",
+    ] = "least_requests"
+    fallback: Literal[
+        "round_robin", "random", "least_requests", "least_tokens", "least_kv", "power_of_two"
+    ] = "least_requests"
+    heavy_tokens: float = number(4096, low=1)
+    backlog_cap_tokens: float = number(35 * 8192, low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +282,7 @@ class Scenario:
     slo: SLOSpec = SLOSpec()
     prefill: PoolSpec | None = None
     transfer: TransferSpec = TransferSpec()
+    routing: RoutingSpec = RoutingSpec()
     pipeline: PipelineSpec = PipelineSpec()
     calibration: str = "default"  # default | none | path of a calibration file
     seed: int = 0
