@@ -2,8 +2,8 @@
 
     python docs/generate_validation.py [--rows FILE.json] [--out docs/validation.md]
 
-Takes calibration/README.md and calibration/KERNELS.md as they are, and the rows of `python -m calibration.validate
---json FILE` (run here if no file is given). What is missing is said to be missing; nothing is typed by hand.
+Takes README.md, KERNELS.md, ENERGY.md and RUNS.md of calibration/ as they are, and the rows of `python -m
+calibration.validate --json FILE` (run here if no file is given). What is missing is said to be missing; nothing is typed by hand.
 """
 
 from __future__ import annotations
@@ -91,6 +91,15 @@ def summary_of_kernels() -> str:
     return demoted(text[start : end if end > 0 else len(text)])
 
 
+def opening(name: str) -> str:
+    """A report of `calibration/` up to its first section or second table, headings lower."""
+    text = (ROOT / "calibration" / name).read_text(encoding="utf-8")
+    blocks = text.split("\n\n")
+    tables = [i for i, block in enumerate(blocks) if block.lstrip().startswith("|")]
+    end = tables[1] if len(tables) > 1 else len(blocks)
+    return demoted("\n\n".join(b for b in blocks[:end] if not b.startswith("Offsets ("))).rstrip()
+
+
 def page(rows: list[dict] | None) -> str:
     """The whole page."""
     readme = ROOT / "calibration" / "README.md"
@@ -106,6 +115,10 @@ def page(rows: list[dict] | None) -> str:
         "## Kernels",
         summary_of_kernels(),
         "The tables of every chip, engine and format are in `calibration/KERNELS.md`.",
+        opening("ENERGY.md"),
+        "By model, with the shares of power and the coefficients: `calibration/ENERGY.md`. Other vendors and MLPerf: "
+        "`calibration/VENDORS.md`.",
+        opening("RUNS.md"),
         "## Public measurements",
     ]
     if rows is None:
