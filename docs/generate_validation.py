@@ -3,7 +3,8 @@
     python docs/generate_validation.py [--rows FILE.json] [--out docs/validation.md]
 
 Takes README.md, KERNELS.md, ENERGY.md and RUNS.md of calibration/ as they are, and the rows of `python -m
-calibration.validate --json FILE` (run here if no file is given). What is missing is said to be missing; nothing is typed by hand.
+calibration.validate --json FILE` (run here if no file is given). What is missing is said to be missing; nothing is
+typed by hand.
 """
 
 from __future__ import annotations
