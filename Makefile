@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 EXTRAS ?= test
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs notebooks clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright mist_jax
+
+docs: $(STAMP)   ## the site in site/, warnings are errors
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m mkdocs build --strict
+
+notebooks: $(STAMP)   ## all notebooks to their conclusions
+	$(BIN)/python -m pip install --quiet --editable ".[notebooks]"
+	$(BIN)/python -m pytest -m slow tests/test_notebooks.py
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run --json benchmarks.jsonl

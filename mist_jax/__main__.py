@@ -24,6 +24,9 @@ def _job(config: Any) -> Any:
         return run(mapping, settings.runtime.output_dir, dict(settings.runtime.choices))  # type: ignore[arg-type]
     except ConfigError as exc:
         _fail(str(exc))  # here, before Hydra adds a line of its own
+    except BrokenPipeError:
+        # the reader (`| head`) has seen enough; the files are written, and what is left to print goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 #: mode → a shorter name for one of its keys

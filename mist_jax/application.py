@@ -20,7 +20,7 @@ MODES: dict[str, str] = {
     "recommend": "mist_jax.explore.commands:run_recommend",
     "calibrate": "mist_jax.calibrate:run_calibrate",
 }
-RESULT = "result.nc"
+RESULT, SUMMARY = "result.nc", "summary.json"
 
 
 def run(config: Mapping[str, Any], folder: str, choices: Mapping[str, str] | None = None) -> Any:
@@ -39,7 +39,7 @@ def run(config: Mapping[str, Any], folder: str, choices: Mapping[str, str] | Non
     if mode not in MODES:
         raise ConfigError(f"mode: got {mode!r}{nearest(str(mode), MODES)}; allowed: {', '.join(MODES)}")
     out = Path(folder)
-    if (out / RESULT).exists():
+    if (out / RESULT).exists() or (out / SUMMARY).exists():
         raise ConfigError(
             f"hydra.run.dir: {out} already holds a result; choose another folder, nothing was changed"
         )
@@ -73,14 +73,12 @@ def run_evaluate(mapping: dict[str, Any], out: Path) -> Any:
 
     result = evaluate(scenario)
     write(result, out, mapping)
-    print_evaluation(scenario, result)
-    print_stages(result)
-    if _wants_plots(mapping):
+    if wants_plots(mapping):
         from mist_jax.report.plots import plot_breakdown, save
 
         save(plot_breakdown(result), out / "breakdown.png")
     write_report_if_asked(scenario, result, out, mapping)
-    print(f"\nwritten to {out}")
+    say(mapping, out, lambda: print_evaluation(scenario, result), lambda: print_stages(result))
     return result
 
 
@@ -94,20 +92,31 @@ def run_play(mapping: dict[str, Any], out: Path) -> Any:
 
     result = play(scenario)
     write(result, out, mapping)
-    print_play(scenario, result)
-    print_stages(result)
-    if _wants_plots(mapping):
+    if wants_plots(mapping):
         from mist_jax.report.plots import plot_latency_cdf, plot_timeline, save
 
         save(plot_latency_cdf(result), out / "latency_cdf.png")
         save(plot_timeline(result), out / "timeline.png")
     write_report_if_asked(scenario, result, out, mapping)
-    print(f"\nwritten to {out}")
+    say(mapping, out, lambda: print_play(scenario, result), lambda: print_stages(result))
     return result
 
 
-def _wants_plots(mapping: Mapping[str, Any]) -> bool:
+def wants_plots(mapping: Mapping[str, Any]) -> bool:
+    """Whether pictures are asked for (`output.plots`, true unless said)."""
     return bool((mapping.get("output") or {}).get("plots", True))
+
+
+def say(mapping: Mapping[str, Any], out: Path, *tables: Callable[[], Any]) -> None:
+    """Print the tables and where the files are, last of all: a reader that closes the pipe loses no file.
+
+    `output.quiet=true` prints nothing.
+    """
+    if (mapping.get("output") or {}).get("quiet", False):
+        return
+    for table in tables:
+        table()
+    print(f"\nwritten to {out}", flush=True)
 
 
 def write_report_if_asked(scenario: Any, result: Any, out: Path, mapping: Mapping[str, Any]) -> None:
@@ -119,10 +128,11 @@ def write_report_if_asked(scenario: Any, result: Any, out: Path, mapping: Mappin
 
 
 def write(result: Any, out: Path, mapping: Mapping[str, Any]) -> None:
-    """`result.nc`, `summary.json` and `config.json` in the run folder."""
+    """`result.nc` (unless `output.netcdf=false`), `summary.json` and `config.json` in the run folder."""
     out.mkdir(parents=True, exist_ok=True)
-    result.to_netcdf(out / RESULT)
-    (out / "summary.json").write_text(json.dumps(summary(result), indent=2, sort_keys=True) + "\n")
+    if (mapping.get("output") or {}).get("netcdf", True):
+        result.to_netcdf(out / RESULT)
+    (out / SUMMARY).write_text(json.dumps(summary(result), indent=2, sort_keys=True) + "\n")
     (out / "config.json").write_text(json.dumps(mapping, indent=2, default=str) + "\n")
 
 

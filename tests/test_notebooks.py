@@ -16,8 +16,8 @@ NOTEBOOKS = sorted(FOLDER.glob("*.py"))
 BUDGET_CPU_S = 360.0
 
 
-def test_there_are_ten_and_each_is_a_notebook_with_a_conclusion():
-    assert len(NOTEBOOKS) == 10
+def test_there_are_eleven_and_each_is_a_notebook_with_a_conclusion():
+    assert len(NOTEBOOKS) == 11
     for path in NOTEBOOKS:
         text = path.read_text()
         assert "format_name: percent" in text, path.name
