@@ -136,6 +136,7 @@ def build_engine(spec: EngineSpec) -> Engine:
         eager=0.0 if spec.cuda_graphs else 1.0,
         prefix_hit_rate=spec.prefix_hit_rate,
         kv_blocks=spec.num_gpu_blocks or 0.0,
+        uneven_exchange=1.0 if spec.name == "vllm" else 0.0,
     )
 
 

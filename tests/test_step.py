@@ -253,3 +253,23 @@ def test_copies_of_experts_fill_up_the_ranks():
 
     one, other = (float(weight_bytes_per_chip(s.model, s.parallel)) for s in (even, odd))
     assert other == pytest.approx(one, rel=1e-9)  # 4 experts a rank either way
+
+
+def test_unlike_ranks_gather_by_broadcasts():
+    base = ["model=qwen3_30b_a3b", "hardware=rtx_pro_6000_server", "parallelism.dp=2", "parallelism.ep=2"]
+    base += ["parallelism.tp=1"]
+    dispatch = OPERATORS.index("expert_dispatch")
+
+    def times(engine):
+        system = build.build_system(load([*base, f"engine={engine}"]))
+        coefficients = replace(system.calibration.step, dispatch_scale=np.float64(1.0))
+        system = replace(system, calibration=replace(system.calibration, step=coefficients))
+        batches = [
+            make_batch(decode=100, context=500),
+            make_batch(prefill=2000, past=0, decode=100, context=500),
+        ]
+        return [float(step_time(system, b).by_operator[dispatch]) for b in batches]
+
+    vllm, generic = times("vllm"), times("generic")
+    assert vllm[0] == pytest.approx(generic[0])  # padded to one size within captured graphs
+    assert vllm[1] == pytest.approx(2.0 * generic[1])  # n / (n - 1) for two ranks

@@ -269,6 +269,10 @@ def busiest_rank(touched: Array, local: Array, ranks: Array, pairs: Array) -> Ar
     return jnp.maximum(jnp.minimum(touched + above, jnp.minimum(local, pairs)), touched)
 
 
+#: Most tokens of an iteration for which vLLM captures a graph, and pads the ranks to the same batch
+#: (vllm/config, max_cudagraph_capture_size).
+CAPTURED_TOKENS = 512.0
+
 #: Kernels that the indexer of sparse attention launches in a layer besides reading keys: two projections, rotation,
 #: quantization, logits, selection (DeepSeek-V3.2 reference implementation); once for prompts, once for decodes.
 INDEX_LAUNCHES = 6.0
@@ -390,7 +394,11 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     to_all, to_all_sent = group_all_to_all(kern, hw, routed * (1.0 + 2.0), chips, model.top_k)
     # dispatch + combine: gather and scatter everything, or send each token to its experts, whichever is quicker
     use_gather = 2.0 * gather < to_all
-    dispatch = jnp.where(use_gather, 2.0 * gather, to_all)
+    # vLLM gathers tokens by default. Beyond the captured sizes ranks are not padded to the same batch, and each sends
+    # its part in a broadcast of its own: all of the bytes pass each link, not (n - 1) / n of them.
+    uneven = jnp.where(tokens > CAPTURED_TOKENS, system.engine.uneven_exchange, 0.0)
+    gathers = 2.0 * gather * (1.0 + uneven / jnp.maximum(chips - 1.0, 1.0))
+    dispatch = jnp.where(use_gather, gathers, to_all)
     dispatch_sent = jnp.where(use_gather, 2.0 * gather_sent, to_all_sent)
     dispatch_layers = jnp.where(spread, moe_layers, 0.0)
 

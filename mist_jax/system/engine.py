@@ -31,4 +31,8 @@ class Engine:
     #: share of the memory that is left after weights and reserves which the KV cache may take (TensorRT-LLM's
     #: free_gpu_memory_fraction; vLLM and SGLang bound the whole instead: 1.0)
     kv_free_fraction: Array = 1.0
-    kv_blocks: Array = 0.0  #: KV blocks of one attention-DP rank as the engine reports them; 0 = what the memory holds
+    kv_blocks: Array = (
+        0.0  #: KV blocks of one attention-DP rank as the engine reports them; 0 = what the memory holds
+    )
+    #: 1.0 = attention-DP ranks with unlike batches exchange tokens by one broadcast a rank (`physics.operators`)
+    uneven_exchange: Array = 0.0
