@@ -191,3 +191,63 @@ def test_request_log_on_two_clocks(tmp_path):
 def test_broken_request_log(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         read_benchmark_result(request_log(tmp_path, **changes))
+
+
+def aiperf_records(folder, **changes):
+    """Two answered requests and a cancelled one, in the form that AIPerf's documentation shows."""
+
+    def record(start, metrics, **more):
+        metadata = {"session_num": 0, "request_start_ns": 1759813207532900363 + start, "was_cancelled": False}
+        return {"metadata": metadata | more, "metrics": metrics, "error": None}
+
+    def metrics(isl, osl, ttft, latency):
+        out = {
+            "input_sequence_length": {"value": isl, "unit": "tokens"},
+            "output_sequence_length": {"value": osl, "unit": "tokens"},
+            "time_to_first_token": {"value": ttft, "unit": "ms"},
+            "request_latency": {"value": latency, "unit": "ms"},
+        }
+        return out | (
+            {"inter_token_latency": {"value": (latency - ttft) / (osl - 1), "unit": "ms"}} if osl > 1 else {}
+        )
+
+    first = metrics(550, 9, 100.0, 500.0) | changes
+    lines = [
+        record(2_000_000_000, metrics(100, 1, 50.0, 50.0)),
+        record(0, first),
+        record(1, {"error_isl": {"value": 5, "unit": "tokens"}}, was_cancelled=True)
+        | {"error": {"code": 499}},
+    ]
+    path = folder / "profile_export.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def test_aiperf_records(tmp_path):
+    run = read_benchmark_result(aiperf_records(tmp_path))
+    assert (run.form, run.requests, run.settings) == ("aiperf", 2, {"failed": 1})
+    np.testing.assert_allclose(run.trace.arrival_s, [0.0, 2.0], atol=1e-12)
+    assert run.trace.prompt_tokens.tolist() == [550, 100]
+    assert run.trace.measured["ttft_s"] == pytest.approx([0.1, 0.05])
+    assert run.tpot.mean == pytest.approx(0.05)  # one token alone has none
+    assert run.duration_s == pytest.approx(2.05)
+    assert run.output_tokens_per_s == pytest.approx(10 / 2.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"request_latency": None}, "line 2: request_latency: missing or not a number"),
+        (
+            {"time_to_first_token": {"value": 1.0, "unit": "apples"}},
+            "line 2: time_to_first_token: unknown unit",
+        ),
+        (
+            {"output_sequence_length": {"value": "9", "unit": "tokens"}},
+            "line 2: output_sequence_length: missing or not",
+        ),
+    ],
+)
+def test_broken_aiperf_records(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        read_benchmark_result(aiperf_records(tmp_path, **changes))

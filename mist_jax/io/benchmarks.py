@@ -6,6 +6,7 @@ Forms, with where they are published:
                 (sglang/bench_serving.py); end-to-end latency is called `e2e_latency`, not `e2el`
     aiperf      `profile_export_aiperf.json`: a block `{unit, avg, p50, ...}` a metric; `unit` is authoritative
                 (AIPerf documentation, "JSON Export Schema")
+                or its records one by one, `profile_export.jsonl` (`aiperf_records`)
     inferencex  aggregate of one run (InferenceX utils/process_result.py): times in seconds, throughput per GPU
     log         per-request log of an engine (`request_log`), or a folder with one
 
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from mist_jax.errors import ConfigError
+from mist_jax.io.aiperf_records import is_record, read_aiperf_records
 from mist_jax.io.request_log import is_request, log_file, read_request_log
 from mist_jax.io.traces import read_benchmark
 from mist_jax.queueing.trace import Trace
@@ -105,6 +107,8 @@ def read_benchmark_result(path: PathLike, *, run: int = -1) -> BenchmarkResult:
     data = _load(at, run)
     if is_request(data):
         return read_request_log(at)
+    if is_record(data):
+        return read_aiperf_records(at)
     form = detect_form(data)
     if form is None:
         keys = ", ".join(list(data)[:8]) or "none"
