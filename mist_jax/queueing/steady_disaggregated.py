@@ -21,10 +21,20 @@ import jax.numpy as jnp
 
 from mist_jax.numerics import safe_divide
 from mist_jax.physics.memory import kv_bytes_total
-from mist_jax.physics.step import step_seconds, step_time
 from mist_jax.pytree import pytree, replace
 from mist_jax.queueing.root import solve_load
-from mist_jax.queueing.steady import DRAIN, Lane, SteadyState, _mixed, _Point, _result, lanes_of, make_lane
+from mist_jax.queueing.steady import (
+    DRAIN,
+    Lane,
+    SteadyState,
+    _mixed,
+    _Point,
+    _result,
+    lanes_of,
+    make_lane,
+    step_seconds,
+    step_time,
+)
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Transfer, Workload
 
