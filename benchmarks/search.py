@@ -7,6 +7,9 @@ evaluations (a gradient counts as one) until the best feasible design is within 
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +71,7 @@ CASES = (
         },
         {COST: 3.0, "ttft_s": 2.0},
         {"hardware": ["h100_sxm", "mi300x"], "parallelism": ["tp2", "tp4", "tp8"]},
-        (16, 150, 72),
+        (16, 220, 72),
     ),
 )
 
@@ -108,7 +111,8 @@ def cma_search(problem: Any, budget: int, seed: int) -> np.ndarray:
     """Best objective so far of CMA-ES with restarts, the budget split over the choices; infeasible by penalty."""
     import cma
 
-    usable = np.flatnonzero(problem.structure.kind == 0)
+    # in random order: the first choice listed may be the best
+    usable = np.random.default_rng(seed).permutation(np.flatnonzero(problem.structure.kind == 0))
     n = len(problem.paths)
     scores: list[np.ndarray] = []
     share, spent = budget // len(usable), 0
@@ -130,47 +134,88 @@ def cma_search(problem: Any, budget: int, seed: int) -> np.ndarray:
     return np.exp(np.minimum.accumulate(np.concatenate(scores)))
 
 
-def measure() -> list[Measurement]:
-    """One figure a problem, and the median as `search`."""
+def compare(case: Case) -> dict[str, Any]:
+    """Grid, gradient search, random search and CMA-ES on one problem: the best after every evaluation."""
     import mist_jax as mist
-    from mist_jax.application import start_jax
     from mist_jax.explore.search import Problem, search
 
+    optimum, points = grid_optimum(case)
+    scenario = mist.load(case.overrides)
+    limits = {k: f"<= {v}" for k, v in case.limits.items()}
+    found = search(scenario, case.objective, case.variables, limits, case.choices or None)
+    curve = np.nan_to_num(found.history["objective"].values, nan=np.inf)
+    problem = Problem(scenario, case.objective, case.variables, limits, case.choices or None)
+    curves = {
+        "gradient search": [curve],
+        "random search": [random_search(problem, len(curve), s) for s in range(3)],
+        "CMA-ES": [cma_search(problem, len(curve), s) for s in range(3)],
+    }
+    return {"case": case, "optimum": optimum, "points": points, "found": found, "curves": curves}
+
+
+def measurement(number: int, result: dict[str, Any]) -> Measurement:
+    """Evaluations until within 1 % of the grid's optimum, beside random search."""
+    optimum, found, curves = result["optimum"], result["found"], result["curves"]
+    budget = len(curves["gradient search"][0])
+    reached = {n: [_until(c, 1.01 * optimum) for c in cs] for n, cs in curves.items()}
+    details: dict[str, Any] = {
+        "case": result["case"].name, "grid_points": result["points"], "grid_optimum": optimum,
+        "found": found.objective, "over_optimum": found.objective / optimum - 1, "evaluations": budget,
+        "best": found.best,
+    }  # fmt: skip
+    for name, cs in curves.items():
+        if name != "gradient search":
+            key = name.replace(" ", "_").replace("-", "_").lower()
+            details[f"{key}_over_optimum"] = [float(c[-1] / optimum - 1) for c in cs]
+            details[f"{key}_reached"] = reached[name]
+    arrived = [n for n in reached["random search"] if n]
+    all_arrive = len(arrived) == len(reached["random search"])
+    needs = float(np.median(arrived)) if all_arrive else float(budget)
+    value = float(reached["gradient search"][0] or budget)
+    what = "random search" + ("" if all_arrive else ", which does not arrive in as many evaluations")
+    return Measurement(f"search_{number}", value, "evaluations", needs, what, needs / value, details)
+
+
+def measure() -> list[Measurement]:
+    """One figure a problem, and the median as `search`."""
+    from mist_jax.application import start_jax
+
     start_jax()
-    out, ratios, counts = [], [], []
-    for number, case in enumerate(CASES):
-        optimum, points = grid_optimum(case)
-        scenario = mist.load(case.overrides)
-        limits = {k: f"<= {v}" for k, v in case.limits.items()}
-        found = search(scenario, case.objective, case.variables, limits, case.choices or None)
-        curve = np.nan_to_num(found.history["objective"].values, nan=np.inf)
-        reached = _until(curve, 1.01 * optimum)
-        problem = Problem(scenario, case.objective, case.variables, limits, case.choices or None)
-        budget = len(curve)
-        others = {
-            "random": [random_search(problem, budget, s) for s in range(3)],
-            "cma": [cma_search(problem, budget, s) for s in range(3)],
-        }
-        details = {
-            "case": case.name, "grid_points": points, "grid_optimum": optimum, "found": found.objective,
-            "over_optimum": found.objective / optimum - 1, "evaluations": budget, "best": found.best,
-        }  # fmt: skip
-        for name, curves in others.items():
-            details[f"{name}_over_optimum"] = [float(c[-1] / optimum - 1) for c in curves]
-            details[f"{name}_reached"] = [_until(c, 1.01 * optimum) for c in curves]
-        arrived = [n for n in details["random_reached"] if n]
-        random_needs = float(np.median(arrived)) if len(arrived) == 3 else float(budget)
-        value = float(reached or budget)
-        ratios.append(random_needs / value)
-        counts.append(value)
-        what = (
-            "random search"
-            if len(arrived) == 3
-            else "random search, which does not arrive in as many evaluations"
-        )
-        out.append(
-            Measurement(f"search_{number + 1}", value, "evaluations", random_needs, what, ratios[-1], details)
-        )
-    middle = int(np.argsort(counts)[1])
-    out.insert(0, dataclasses.replace(out[middle], name="search"))
-    return out
+    out = [measurement(i + 1, compare(case)) for i, case in enumerate(CASES)]
+    middle = int(np.argsort([m.value for m in out])[1])
+    return [dataclasses.replace(out[middle], name="search"), *out]
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """How far above the grid's optimum each method is after how many evaluations; one panel a problem."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(results), figsize=(4.2 * len(results), 3.6), squeeze=False)
+    for panel, result in zip(panels[0], results, strict=True):
+        for color, (name, curves) in zip(("C0", "C1", "C2"), result["curves"].items(), strict=True):
+            for i, curve in enumerate(curves):
+                over = np.where(np.isfinite(curve), 100 * (curve / result["optimum"] - 1), np.nan)
+                at = np.arange(1, len(curve) + 1)
+                panel.plot(at, over, color=color, lw=1.4, label=name if i == 0 else None)
+        panel.axhline(1, color="0.5", lw=0.8, ls=":")
+        panel.set(xscale="log", ylim=(-6, 40), xlabel="evaluations")
+        panel.set_title(result["case"].name, fontsize=9)
+    panels[0][0].set_ylabel("above the optimum of the grid (%)")
+    panels[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    # python -m benchmarks.search docs/search_curves.png
+    from mist_jax.application import start_jax
+
+    start_jax()
+    everything = [compare(case) for case in CASES]
+    plot(everything, Path(sys.argv[1] if len(sys.argv) > 1 else "search_curves.png"))
+    for number, one in enumerate(everything):
+        print(json.dumps(measurement(number + 1, one).to_json(), default=str))

@@ -3,15 +3,18 @@
 Every candidate fleet (chip, parallelism, replicas, token budget; one pool, or a prefill and a decode pool of possibly
 different chips) is evaluated in one sweep; the cheapest whose mean latencies are within the limits is explained:
 bottleneck (the resource with the largest elasticity of the tightest latency), headroom in traffic, and which changes
-of prices or of the model's error would give another answer. Means are no percentiles: `check=True` plays the choice,
-request by request, and moves to the next fleet until the share of good requests is reached.
+of prices or of the model's error would give another answer. Latencies and headroom have 80 % intervals (see
+`mist_jax.intervals`): an engine that is f times slower than predicted is the predicted one under f times the traffic
+and limits of 1/f, so the fleet for the slow end of the interval comes from one more sweep. Means are no percentiles:
+`check=True` plays the choice, request by request, and moves to the next fleet until the share of good requests is
+reached.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +79,9 @@ class Recommendation:
     slack: float  #: limit over value of `tightest`; inf without limits
     elasticities: dict[str, dict[str, float]]  #: resource → figure → d log figure / d log resource
     headroom: float  #: the traffic may grow to so many times the asked one
+    intervals: dict[
+        str, tuple[float, float]
+    ]  #: figure → 80 % interval; also of `headroom`; empty: never measured
     would_change: dict[str, str]  #: change → the fleet that then is cheapest
     good_share: float | None  #: played share of requests within the limits (None: not played)
     candidates: int
@@ -89,6 +95,12 @@ class Recommendation:
             f"  tightest: {self.tightest} (slack {self.slack:.2f}x); bottleneck: {self.bottleneck}; "
             f"traffic may grow {self.headroom:.2f}x",
         ]
+        if self.intervals:
+            i = {k: tuple(f"{v:.3g}" for v in pair) for k, pair in self.intervals.items()}
+            lines.append(
+                f"  80 % intervals: TTFT {i['ttft_s'][0]} to {i['ttft_s'][1]} s, TPOT {i['tpot_s'][0]} to "
+                f"{i['tpot_s'][1]} s, growth {i['headroom'][0]} to {i['headroom'][1]}x"
+            )
         if self.good_share is not None:
             lines.append(f"  played: {self.good_share:.1%} of requests within the limits")
         lines += [f"  runner-up: {r.text}, {r.chips} chips, ${r.usd_per_hour:.2f}/h" for r in self.runners_up]
@@ -129,12 +141,13 @@ def recommend(
     plans = list(
         parallelism or (*PLANS, *(EXPERT_PLANS if float(build_model(scenario.model).moe_layers) else ()))
     )
-    one = _one_pool(scenario, chips, plans, tokens, max_chips)
-    tables = [one]
-    if pools:
-        table = _two_pools(scenario, one, max_chips)
-        if table is not None:
-            tables.append(table)
+
+    def tables_of(asked: Scenario) -> list[xr.Dataset]:
+        one = _one_pool(asked, chips, plans, tokens, max_chips)
+        two = _two_pools(asked, one, max_chips) if pools else None
+        return [one] if two is None else [one, two]
+
+    tables = tables_of(scenario)
     fleets = _fleets(tables, max_chips)
     if not fleets:
         raise ConfigError(_why_none(scenario, tables, max_chips))
@@ -145,6 +158,7 @@ def recommend(
     chosen = fleet_scenario(scenario, best)
     tightest, slack = _tightest(scenario, best)
     elasticities = _elasticities(chosen)
+    intervals = _intervals(chosen)
     key = {"cost": "usd_per_s"}.get(tightest, tightest)
     bottleneck = min(elasticities, key=lambda r: elasticities[r].get(key, 0.0))
     return Recommendation(
@@ -157,7 +171,8 @@ def recommend(
         slack=slack,
         elasticities=elasticities,
         headroom=_headroom(chosen),
-        would_change=_changes(scenario, tables, best, max_chips),
+        intervals=intervals,
+        would_change=_changes(scenario, tables, tables_of, best, max_chips, intervals),
         good_share=share,
         candidates=sum(t["status"].size for t in tables) + tried,
         scenario=chosen,
@@ -211,12 +226,12 @@ def _rent(ds: xr.Dataset) -> np.ndarray:
     return (ds["cost_per_million_output_tokens_usd"] * ds["output_tokens_per_s"] * 3600.0 / 1e6).values
 
 
-def _fleets(tables: list[xr.Dataset], max_chips: float, margin: float = 1.0, slo: Any = None) -> list[Fleet]:
+def _fleets(tables: list[xr.Dataset], max_chips: float) -> list[Fleet]:
     """Fleets that meet the limits, the cheapest first; of equal rent the quicker one."""
     out = []
     for ds in tables:
         good = (ds["status"].values == 0) & (ds["chips"].values <= max_chips)
-        good &= ds["meets_slo"].values > 0 if slo is None else _within(ds, slo, margin)
+        good &= ds["meets_slo"].values > 0
         rent, places = _rent(ds), np.argwhere(good)
         rents = rent[good]
         if not (rents > 0).any():
@@ -238,14 +253,6 @@ def _fleets(tables: list[xr.Dataset], max_chips: float, margin: float = 1.0, slo
                 )
             )
     return sorted(out, key=lambda f: (round(f.usd_per_hour, 6), f.e2e_s))
-
-
-def _within(ds: xr.Dataset, slo: Any, margin: float) -> np.ndarray:
-    good = np.ones(ds["status"].shape, dtype=bool)
-    for name, limit in (("ttft_s", slo.ttft), ("tpot_s", slo.tpot), ("e2e_s", slo.e2e)):
-        if limit is not None:
-            good &= ds[name].values * margin <= limit
-    return good
 
 
 def _different(fleets: list[Fleet], count: int) -> list[Fleet]:
@@ -324,25 +331,78 @@ def _elasticities(scenario: Scenario) -> dict[str, dict[str, float]]:
     return out
 
 
-def _headroom(scenario: Scenario) -> float:
-    """How many times the traffic the fleet still takes within the limits, up to 10."""
+def _slower(scenario: Scenario, factor: float) -> Scenario:
+    """The scenario in the unit of time of an engine that is `factor` times slower than predicted."""
+    slo = {
+        f"slo.{name}": limit / factor
+        for name, limit in (
+            ("ttft", scenario.slo.ttft),
+            ("tpot", scenario.slo.tpot),
+            ("e2e", scenario.slo.e2e),
+        )
+        if limit is not None
+    }
+    rate = (
+        {} if scenario.workload.arrivals == "closed" else {"workload.rate": scenario.workload.rate * factor}
+    )
+    return with_overrides(scenario, {**slo, **rate})
+
+
+def _headroom(scenario: Scenario, slower: float = 1.0) -> float:
+    """How many times the traffic the fleet still takes within the limits, up to 10; 0: not even the asked one."""
     path = "workload.concurrency" if scenario.workload.arrivals == "closed" else "workload.rate"
+    scenario = _slower(scenario, slower)
     base = scenario.workload.concurrency if scenario.workload.arrivals == "closed" else scenario.workload.rate
-    factors = np.geomspace(1.0, 10.0, 200)
+    factors = np.geomspace(0.1, 10.0, 401)
     ds = sweep(scenario, {path: base * factors}, variables=KEEP, progress=False)
-    good = ds["meets_slo"].values > 0
-    bad = np.flatnonzero(~good)
-    return float(factors[bad[0] - 1] if bad.size and bad[0] > 0 else factors[-1] if not bad.size else 1.0)
+    bad = np.flatnonzero(~(ds["meets_slo"].values > 0))
+    return float(factors[-1] if not bad.size else factors[bad[0] - 1] if bad[0] else 0.0)
 
 
-def _changes(scenario: Scenario, tables: list[xr.Dataset], best: Fleet, max_chips: float) -> dict[str, str]:
+def _intervals(chosen: Scenario) -> dict[str, tuple[float, float]]:
+    """80 % intervals of the latencies and of the headroom; empty where the calibration has none."""
+    from mist_jax.explore.multirun import evaluate_many
+    from mist_jax.intervals import add_intervals, factors_of
+
+    names = ("ttft_s", "tpot_s", "e2e_s")
+
+    def at_rate(factor: float) -> tuple[float, float, int]:
+        faster = with_overrides(chosen, {"workload.rate": chosen.workload.rate * factor})
+        ds = evaluate_many([faster], variables=names)
+        return float(ds["ttft_s"][0]), float(ds["tpot_s"][0]), int(ds["status"][0])
+
+    ds = evaluate_many([chosen], variables=names).isel(combination=0)
+    add_intervals(ds, chosen, None if chosen.workload.arrivals == "closed" else at_rate)
+    if "ttft_s_low" not in ds:
+        return {}
+    out = {n: (float(ds[f"{n}_low"]), float(ds[f"{n}_high"])) for n in names}
+    low, high = factors_of(chosen, float(ds["ttft_s"]), float(ds["e2e_s"]))["tpot"]
+    return {**out, "headroom": (_headroom(chosen, high), _headroom(chosen, low)), "slower": (low, high)}
+
+
+def _changes(
+    scenario: Scenario,
+    tables: list[xr.Dataset],
+    tables_of: Callable[[Scenario], list[xr.Dataset]],
+    best: Fleet,
+    max_chips: float,
+    intervals: dict[str, tuple[float, float]],
+) -> dict[str, str]:
     """Changes of the model's error and of prices that give another answer."""
     out = {}
-    for percent in (10, 30):
-        fleets = _fleets(tables, max_chips, 1.0 + percent / 100.0, scenario.slo)
+    factors = intervals.get("slower", (0.9, 1.3))
+    for factor, what in zip(
+        sorted({*factors, 1.1}),
+        ("at the quick end of the interval", "", "at the slow end of the interval"),
+        strict=False,
+    ):
+        if abs(factor - 1.0) < 0.02:
+            continue
+        fleets = _fleets(tables_of(_slower(scenario, factor)), max_chips)
         other = fleets[0].text if fleets else "no fleet meets the limits"
         if other != best.text:
-            out[f"if latencies are {percent} % above the prediction"] = other
+            note = f", {what}" if what and "slower" in intervals else ""
+            out[f"if engines take {factor:.2f} times as long as predicted{note}"] = other
     for other in _different(_fleets(tables, max_chips), 20):
         mine = {str(v) for k, v in best.design.items() if k.startswith("hardware")}
         theirs = {str(v) for k, v in other.design.items() if k.startswith("hardware")}

@@ -30,6 +30,10 @@ LESS = (
     "cost_per_million_output_tokens_usd", "chips", "weights_bytes", "prefill_wait_s", "transfer_s",
     "die_area_mm2", "chip_cost_usd", "chip_power_w",
 )  # fmt: skip
+#: Steps after which the worse half of the descents ends (successive halving: K. Jamieson, A. Talwalkar, AISTATS 2016).
+HALVINGS = (3, 8, 16)
+#: Designs that are polished at least, rounds of the polish that also scan each variable, and points of a scan.
+LEADERS, SCANS, SCAN = 6, (2, 7), 9
 #: Relative slack within which a constraint counts as met.
 SLACK = 1e-6
 
@@ -244,7 +248,7 @@ def search(
     choices: Mapping[str, Any] | None = None,
     *,
     maximize: bool | None = None,
-    starts: int = 16,
+    starts: int = 8,
     steps: int = 60,
     polish: int = 14,
     seed: int = 0,
@@ -284,8 +288,16 @@ def search(
     return _result(problem, x, choice, objective)
 
 
+def _better_half(choice: np.ndarray, merit: np.ndarray) -> np.ndarray:
+    """The better half of the descents over all choices, and the best one of each choice."""
+    first = [at[np.argmin(merit[at])] for at in (np.flatnonzero(choice == c) for c in np.unique(choice))]
+    half = np.argsort(merit, kind="stable")[: (len(merit) + 1) // 2]
+    return np.unique(np.concatenate([first, half]))
+
+
 def _descend(problem: Problem, starts: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The final positions of all starts of all choices that can be built."""
+    import jax
     import optax
     from scipy.stats import qmc
 
@@ -303,15 +315,21 @@ def _descend(problem: Problem, starts: int, steps: int, seed: int) -> tuple[np.n
     state = optimizer.init(x)
     best, merit = x.copy(), np.full(len(x), np.inf)
     for step in range(steps):
-        out = problem.evaluate(x, choice, multipliers, weight)
+        # whole numbers are evaluated whole, and moved by the slope there ("straight through")
+        at = problem.rounded(x)
+        out = problem.evaluate(at, choice, multipliers, weight)
         better = out["merit"] < merit
-        best[better], merit[better] = x[better], out["merit"][better]
+        best[better], merit[better] = at[better], out["merit"][better]
         size = np.linalg.norm(out["slope"], axis=1, keepdims=True)
         updates, state = optimizer.update(out["slope"] / np.maximum(size, 1.0), state)
         x = np.clip(x + np.asarray(updates), 0.0, 1.0)
         if step % 10 == 9:
             multipliers = np.maximum(0.0, multipliers + weight * out["c"]) * problem.judged
             weight = min(weight * 1.5, 50.0)
+        if step in HALVINGS and step < steps - 1:
+            keep = _better_half(choice, merit)
+            x, choice, multipliers, best, merit = (v[keep] for v in (x, choice, multipliers, best, merit))
+            state = jax.tree.map(lambda v, keep=keep: v[keep] if np.ndim(v) else v, state)
     return best, choice
 
 
@@ -324,7 +342,7 @@ def _polish(
     keep = []
     for number in np.unique(choice):
         at = np.flatnonzero(choice == number)
-        keep.extend(at[np.argsort(out["merit"][at])[:2]])
+        keep.extend(at[np.argsort(out["merit"][at])[: max(2, LEADERS // len(np.unique(choice)))]])
     ranked = sorted(keep, key=lambda i: out["merit"][i])
     x, choice, merit, score = x[ranked], choice[ranked], out["merit"][ranked], out["score"][ranked]
     n = len(problem.paths)
@@ -344,14 +362,20 @@ def _polish(
         trial = np.concatenate([x[i] + sign * width[i] * directions for i in alive for sign in (1, -1)])
         owner = np.repeat(alive, 2 * len(directions))
         trial = problem.rounded(np.clip(trial, 0.0, 1.0))
-        # a step smaller than a whole number moves by one instead
         signs = np.tile(np.concatenate([directions, -directions]), (len(alive), 1))
+        # a step smaller than a whole number moves by one instead
         for k in (k for k in range(n) if problem.whole[k]):
             stuck = (np.abs(trial[:, k] - x[owner, k]) < 1e-12) & (signs[:, k] != 0)
             span = problem.high[k] - problem.low[k]
             value = np.maximum(np.exp(problem.low[k] + trial[:, k] * span) + signs[:, k], 1e-9)
             moved = np.clip((np.log(value) - problem.low[k]) / span, 0.0, 1.0)
             trial[:, k] = np.where(stuck, moved, trial[:, k])
+        if round_number in SCANS:  # other basins along one variable
+            lines = np.repeat(x[alive[:2]], n * SCAN, axis=0)
+            which = np.tile(np.repeat(np.arange(n), SCAN), len(alive[:2]))
+            lines[np.arange(len(lines)), which] = np.tile(np.linspace(0.0, 1.0, SCAN), n * len(alive[:2]))
+            trial = np.concatenate([trial, lines])
+            owner = np.concatenate([owner, np.repeat(alive[:2], n * SCAN)])
         trial = problem.rounded(trial)
         out = problem.evaluate(trial, choice[owner])
         for i in alive:
