@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mist_jax.application import start_jax, write
+from mist_jax.application import start_jax, wants_plots, write
 from mist_jax.errors import ConfigError, nearest
 from mist_jax.schema import parse_scenario
 
@@ -35,6 +35,7 @@ def run_sweep(mapping: dict[str, Any], out: Path) -> Any:
     import numpy as np
 
     from mist_jax.explore.sweep import count_status, sweep
+    from mist_jax.report.sweep_tables import print_sweep, save_front
 
     points = int(np.prod([len(v) if isinstance(v, list) else 1 for v in axes.values()]))
     large = points > 1_000_000
@@ -42,6 +43,9 @@ def run_sweep(mapping: dict[str, Any], out: Path) -> Any:
     result = sweep(scenario, axes, store=out / "sweep.zarr" if large else None, executor=executor)
     if not large:
         write(result, out, mapping)
+        if wants_plots(mapping):
+            save_front(result, out)
+        print_sweep(result)
     counts = ", ".join(f"{n} {text}" for text, n in count_status(result).items())
     print(f"{points} points: {counts}\nwritten to {out}")
     return result
@@ -93,7 +97,10 @@ def run_recommend(mapping: dict[str, Any], out: Path) -> Any:
     answer = {
         "best": {**vars(result.best), "text": result.best.text},
         "runners_up": [{**vars(f), "text": f.text} for f in result.runners_up],
-        **{k: getattr(result, k) for k in ("bottleneck", "tightest", "slack", "elasticities", "headroom")},
+        **{
+            k: getattr(result, k)
+            for k in ("bottleneck", "tightest", "slack", "elasticities", "headroom", "intervals")
+        },
         "would_change": result.would_change,
         "good_share": result.good_share,
         "candidates": result.candidates,

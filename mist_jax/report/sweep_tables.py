@@ -1,0 +1,92 @@
+"""What a sweep found, in the terminal: every point of a small one, the Pareto front of a large one; and its picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.text import Text
+
+from mist_jax.errors import ConfigError
+from mist_jax.report import quantities as q
+from mist_jax.report.plots_sweep import flatten, pareto_front, plot_pareto, spread, tick_text
+from mist_jax.report.tables import _table, console
+
+#: Variables of the table → heads that leave room for the axes.
+COLUMNS = {
+    "ttft_s": "TTFT",
+    "tpot_s": "TPOT",
+    "tokens_per_s_per_user": "tok/s/user",
+    "output_tokens_per_s_per_chip": "tok/s/chip",
+    "cost_per_million_output_tokens_usd": "$/1M tok",
+}
+#: The front trades these two.
+FRONT = ("tokens_per_s_per_user", "output_tokens_per_s_per_chip")
+#: Points up to which all are listed, and rows of a front.
+ALL, ROWS = 24, 15
+
+
+def shown_points(ds: xr.Dataset) -> tuple[xr.Dataset, str]:
+    """(points along `point` with `COLUMNS`, the axes as coordinates; what they are).
+
+    Raises:
+        ConfigError: no usable point.
+    """
+    names = [n for n in COLUMNS if n in ds]
+    points = flatten(ds, *names)
+    total = points.sizes["point"]
+    if total <= ALL:
+        return points, ""
+    front = pareto_front(ds, *FRONT)
+    chosen = spread(front[FRONT[0]].values, front[FRONT[1]].values, ROWS)
+    axes = [str(d) for d in front.coords if d in ds.dims]
+    rows = []
+    for i in chosen:
+        same = np.ones(total, dtype=bool)
+        for d in axes:
+            same &= points[d].values == front[d].values[i]
+        rows.append(int(np.flatnonzero(same)[0]))
+    text = f"Pareto front: {len(rows)} of its {front.sizes['point']} points, of {total:,} possible ones"
+    return points.isel(point=rows), text
+
+
+def print_sweep(ds: xr.Dataset, to: Console | None = None) -> None:
+    """Print the points of a sweep, or what is best of them; nothing where none is possible or a variable is missing."""
+    if not set(FRONT) <= set(ds.data_vars):
+        return
+    try:
+        points, text = shown_points(ds)
+    except ConfigError:
+        return
+    out = to or console()
+    if text:
+        out.print(Text(text, style="bold"))
+    axes = [str(d) for d in ds.dims if ds.sizes[d] > 1 and str(d) in points.coords]
+    table = _table()
+    for axis in axes:
+        words = points[axis].dtype.kind in "UOT"
+        head = q.words(axis.rsplit(".", 1)[-1]).replace(" ", "\n")
+        table.add_column(head, justify="left" if words else "right", no_wrap=True)
+    names = [n for n in COLUMNS if n in points]
+    for name in names:
+        table.add_column(COLUMNS[name].replace("/", "/\n", 1), justify="right", no_wrap=True)
+    for i in range(points.sizes["point"]):
+        at = points.isel(point=i)
+        # the heads say the units of the rates
+        cells = (q.number(at[n]) if "tokens_per_s" in n else q.show(n, at[n].item()) for n in names)
+        table.add_row(*(tick_text(at[axis].item()) for axis in axes), *cells)
+    out.print(table)
+
+
+def save_front(ds: xr.Dataset, folder: Path) -> None:
+    """`pareto.png` in the folder, if the sweep has a front."""
+    from mist_jax.report.plots import save
+
+    if not set(FRONT) <= set(ds.data_vars):
+        return
+    try:
+        save(plot_pareto(ds), folder / "pareto.png")
+    except ConfigError:
+        return
