@@ -11,7 +11,6 @@ from mist_jax.errors import ConfigError, nearest
 from mist_jax.paths import conf_dir
 from mist_jax.schema import Scenario, parse_scenario
 
-
 #: What people call a chip for short → the option, where one of several forms is the common one.
 SHORT_NAMES = {
     "a100": "a100_sxm",
