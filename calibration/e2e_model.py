@@ -164,7 +164,14 @@ class Rows:
                 if mode == "agg"
                 else tuple(
                     s[k]
-                    for k in ("decode", "prefill", "transfer", "workload", "decode_replicas", "prefill_replicas")
+                    for k in (
+                        "decode",
+                        "prefill",
+                        "transfer",
+                        "workload",
+                        "decode_replicas",
+                        "prefill_replicas",
+                    )
                 )
             )
         return Rows(frame, level_keys(frame), reason, position, batch)

@@ -59,7 +59,9 @@ def precision_spec(
         activations = "fp8" if (generation or "").startswith("blackwell") else "bf16"
     # NVFP4 checkpoints of mixture-of-experts models keep attention in 16 bits (nvidia/DeepSeek-R1-FP4 and its like)
     attention = ATTENTION_NVFP4 if experts == "nvfp4" and moe and weights == "nvfp4" else None
-    return PrecisionSpec(weights=weights, experts=experts, kv=kv, activations=activations, attention=attention)
+    return PrecisionSpec(
+        weights=weights, experts=experts, kv=kv, activations=activations, attention=attention
+    )
 
 
 @functools.cache
@@ -116,6 +118,8 @@ def launch_settings(row: Any) -> dict[str, float]:
             out |= {"memory_utilization": 0.85, "max_num_batched_tokens": 16384.0}
         if row.decode_tp == 4 and row.expert_precision == "fp8" and row.mode == "agg":
             out |= {"memory_utilization": 0.95, "max_num_batched_tokens": 8192.0}
+        if row.mode == "disagg" and row.decode_tp * row.decode_dp <= 4:
+            out |= {"memory_utilization": 0.95}
     return out
 
 
@@ -146,7 +150,9 @@ def _engine(row: Any, pool: str, drafts: float) -> Engine:
 
 
 def _parallel(row: Any, pool: str, model: Any) -> Any:
-    spec = ParallelismSpec(**{k: float(getattr(row, f"{pool}_{k}")) for k in ("tp", "pp", "dp", "ep", "moe_tp")})
+    spec = ParallelismSpec(
+        **{k: float(getattr(row, f"{pool}_{k}")) for k in ("tp", "pp", "dp", "ep", "moe_tp")}
+    )
     moe = float(model.moe_layers) > 0
     from mist_jax.system.parallel import Parallel
 

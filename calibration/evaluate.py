@@ -18,6 +18,7 @@ import pandas as pd
 from calibration import e2e_systems
 from calibration.datasets.serving import read_serving
 from calibration.e2e_model import Rows, level_columns
+from calibration.splits import length_class
 from mist_jax import calibrations
 
 GROUPS = (["mode"], ["mode", "system"], ["mode", "engine"], ["mode", "model"], ["mode", "concurrency"])
@@ -43,7 +44,9 @@ def packaged_offsets(rows: Rows, fitted: dict) -> np.ndarray:
     """Offsets of the packaged fit for each row, [rows, K]."""
     keys = rows.keys[level_columns()]
     unique = keys.drop_duplicates()
-    table = {tuple(k): calibrations.step_offsets(fitted, dict(zip(keys.columns, k))) for k in unique.to_numpy()}
+    table = {
+        tuple(k): calibrations.step_offsets(fitted, dict(zip(keys.columns, k))) for k in unique.to_numpy()
+    }
     return np.array([table[tuple(k)] for k in keys.to_numpy()])
 
 
@@ -52,6 +55,7 @@ def label_of(row: object, measured: dict) -> str:
     if row.system not in measured.get("system", ()):  # type: ignore[attr-defined]
         return "physics-only"
     seen = row.engine in measured["engine"] and row.model in measured["model"]  # type: ignore[attr-defined]
+    seen = seen and length_class(row.isl) in measured.get("length", ())  # type: ignore[attr-defined]
     return "calibrated" if seen else "extrapolated"
 
 
@@ -87,7 +91,9 @@ def error_table(out: pd.DataFrame, by: list[str]) -> str:
         for target in ("ttft", "tpot"):
             relative = part[f"pred_{target}_ms"] / part[f"{target}_ms"] - 1.0
             size = relative.abs().groupby(part.measurement_id).mean()
-            cells.append(f"{100 * size.median():.1f} / {100 * size.mean():.1f} / {100 * relative.median():+.1f}")
+            cells.append(
+                f"{100 * size.median():.1f} / {100 * size.mean():.1f} / {100 * relative.median():+.1f}"
+            )
         names = " | ".join(f"{k:g}" if isinstance(k, float) else str(k) for k in key)
         lines.append(f"| {names} | {part.measurement_id.nunique()} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -102,7 +108,9 @@ def write_serving(out: pd.DataFrame, path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--serving", type=Path)
     parser.add_argument("--engine-run", type=Path)
     parser.add_argument("--system")

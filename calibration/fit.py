@@ -6,6 +6,9 @@ with r = log(predicted / measured), the pseudo-Huber loss h(z) = 2 (sqrt(1 + z^2
 measurement once and lets a deployment of k measurements weigh as sqrt(k), and a temperature T: neighbouring
 measurements share the errors of the model, so they inform less than their number says. The weights of h are
 iterated, each step solves the normal equations with a damping that keeps the objective falling.
+
+`python -m calibration.fit` re-runs everything from the data: kernels, step and end to end with its cross-validation,
+intervals and README.md, energy. Stages may be named.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from calibration.e2e_model import Parameters, Rows, design, offsets, parameters
+from calibration.splits import length_class
 from mist_jax.step_coefficients import COEFFICIENTS
 
 #: The packaged fit.
@@ -28,6 +32,9 @@ CATALOGUE = Path(__file__).resolve().parents[1] / "mist_jax" / "catalog" / "step
 NOISE = np.array([0.12, 0.06])
 TEMPERATURE = 4.0
 STEPS = 12
+#: Steps of a fold's fit, which starts from the fit to all rows.
+FOLD_STEPS = 7
+STAGES = ["kernels", "step", "energy"]
 #: Prior scales are multiplied by these, per level; chosen on nested folds (`calibration.end_to_end`).
 WIDEN: dict[str, float] = {"generation": 0.5, "system": 0.5, "model": 1.4}
 
@@ -168,29 +175,62 @@ def provenance(path: Path | None) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Command line: fit to all rows, and write the catalogue."""
+def fit_step(serving: Path | None, out: Path) -> pd.DataFrame:
+    """Fit to all rows, cross-validate, write the catalogue with its intervals; returns the held-out predictions."""
+    from calibration import uncertainty
     from calibration.datasets.serving import read_serving
-    from calibration.end_to_end import prepare
+    from calibration.end_to_end import KINDS, cross_validate, errors, prepare
+
+    frame, fitted, asked = prepare(read_serving(serving))
+    result = fit(fitted, np.arange(len(frame)))
+    held = cross_validate(frame, fitted, asked, KINDS, start=result, steps=FOLD_STEPS)
+    residuals = uncertainty.residuals(held)
+    levels = uncertainty.needed_levels(residuals)
+    used = frame[row_weights(frame) > 0]
+    content = {
+        "provenance": provenance(serving),
+        "parameters": len(result.theta),
+        "measured": {k: sorted(used[k].unique()) for k in ("system", "engine", "model")}
+        | {"length": sorted(used.isl.map(length_class).unique(), key=int)},
+        "errors": [
+            {k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()}
+            for row in errors(held).to_dict("records")
+        ],
+        "coverage": uncertainty.coverage(residuals, levels).round(3).to_dict("records"),
+        "intervals": uncertainty.interval_table(residuals, levels),
+        "offsets": to_catalogue(result),
+    }
+    out.write_text(json.dumps(content, indent=1, sort_keys=True, default=float) + "\n")
+    print(f"{len(result.theta)} parameters, objective {result.objective:.1f}; written to {out}")
+    return held
+
+
+def main() -> None:
+    """Command line: every stage from the data, or those named."""
+    from calibration import readme
     from mist_jax.application import start_jax
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stages", nargs="*", choices=[[], *STAGES], help="default: all, in this order")
     parser.add_argument("--serving", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=CATALOGUE)
     args = parser.parse_args()
     start_jax()
-    frame, fitted, _ = prepare(read_serving(args.serving))
-    result = fit(fitted, np.arange(len(frame)))
-    used = frame[row_weights(frame) > 0]
-    content = json.loads(args.out.read_text()) if args.out.exists() else {}
-    content |= {
-        "provenance": provenance(args.serving),
-        "parameters": len(result.theta),
-        "measured": {k: sorted(used[k].unique()) for k in ("system", "engine", "model")},
-        "offsets": to_catalogue(result),
-    }
-    args.out.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    print(f"{len(result.theta)} parameters, objective {result.objective:.1f}; written to {args.out}")
+    stages = args.stages or STAGES
+    if "kernels" in stages:
+        from calibration import kernels
+
+        kernels.main([])
+    if "step" in stages:
+        held = fit_step(args.serving, args.out)
+        if args.out == CATALOGUE:
+            readme.write(held, args.serving)
+    if "energy" in stages:
+        from calibration import energy_fit
+
+        energy_fit.main([])
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ _EXPORTS = {
     "Status": "mist_jax.errors",
     "Scenario": "mist_jax.schema",
 }
-__all__ = [*_EXPORTS, "__version__"]
+__all__ = [*_EXPORTS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from mist_jax.compose import load, with_overrides

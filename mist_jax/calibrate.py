@@ -124,13 +124,15 @@ def refit(
         def predict(x: np.ndarray) -> list[dict[str, float]]:
             path = Path(folder) / "trial.json"
             path.write_text(json.dumps({"offsets": _added(base, x)}))
-            return [
-                _predicted(dataclasses.replace(s, calibration=str(path)), r, method) for s, r in pairs
-            ]
+            return [_predicted(dataclasses.replace(s, calibration=str(path)), r, method) for s, r in pairs]
 
         def residual(predicted: list[dict[str, float]]) -> np.ndarray:
             return np.array(
-                [math.log(p[q] / m[q]) / NOISE[q] for p, m, qs in zip(predicted, measured, wanted) for q in qs]
+                [
+                    math.log(p[q] / m[q]) / NOISE[q]
+                    for p, m, qs in zip(predicted, measured, wanted)
+                    for q in qs
+                ]
             )
 
         x = np.zeros(len(TUNED))
@@ -165,7 +167,9 @@ def _read_base(name: str) -> dict[str, float]:
     from mist_jax.calibrations import read_calibration
 
     if name == "none":
-        raise ConfigError("calibration: got 'none'; mode=calibrate refits the packaged coefficients: use default")
+        raise ConfigError(
+            "calibration: got 'none'; mode=calibrate refits the packaged coefficients: use default"
+        )
     return {} if name == "default" else dict(read_calibration(name)["offsets"])
 
 

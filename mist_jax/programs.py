@@ -15,7 +15,7 @@ def keep_compiled() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is not None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:  # not in its type stubs
         return
     folder = cache_dir() / "jax"
     try:

@@ -46,9 +46,16 @@ COEFFICIENTS = (
     Coefficient("eager_layer_s", 4e-5, 1e-6, 1e-3, 0.0),
     Coefficient("floor_scale", 0.5, 0.05, 2.0, 0.4, ((_E, 0.3), (_G, 0.15))),
     Coefficient(
-        "compute_scale", 1.0, 0.5, 2.5, 0.2, ((_E, 0.15), (_V, 0.1), (_G, 0.1), (_W, 0.15), (_S, 0.07), (_M, 0.1))
+        "compute_scale",
+        1.0,
+        0.5,
+        2.5,
+        0.2,
+        ((_E, 0.15), (_V, 0.1), (_G, 0.1), (_W, 0.15), (_S, 0.07), (_M, 0.1)),
     ),
-    Coefficient("expert_scale", 1.0, 0.4, 3.0, 0.2, ((_E, 0.2), (_V, 0.1), (_G, 0.15), (_X, 0.2), (_M, 0.15))),
+    Coefficient(
+        "expert_scale", 1.0, 0.4, 3.0, 0.2, ((_E, 0.2), (_V, 0.1), (_G, 0.15), (_X, 0.2), (_M, 0.15))
+    ),
     Coefficient("attention_scale", 1.0, 0.4, 3.0, 0.2, ((_E, 0.15), (_G, 0.15), (_M, 0.15))),
     Coefficient("prefill_attention_scale", 1.0, 0.4, 4.0, 0.3, ((_E, 0.2), (_G, 0.15), (_M, 0.1))),
     Coefficient("many_tokens_scale", 1.0, 0.4, 3.0, 0.3, ((_E, 0.2), (_G, 0.15), (_W, 0.15), (_M, 0.15))),
@@ -62,12 +69,13 @@ COEFFICIENTS = (
     Coefficient("admission_steps", 1.0, 0.1, 60.0, 1.0, ((_E, 0.8), (_V, 0.4), (_M, 0.15))),
     Coefficient("admission_steps_dp", 2.0, 0.05, 100.0, 1.0, ((_E, 0.6),)),
     Coefficient("queue_scale", 1.0, 0.2, 8.0, 0.5, ((_E, 0.3), (_V, 0.2))),
-    Coefficient("lockstep", 0.3, 0.0, 1.0, 1.0, ((_E, 1.0),), True),
+    Coefficient("lockstep", 0.3, 0.0, 1.0, 1.0, ((_E, 1.0), (_V, 0.7)), True),
     Coefficient("kv_usable", 1.0, 0.5, 1.3, 0.2, ((_E, 0.2), (_M, 0.1))),
     Coefficient("handover_s", 2e-2, 1e-3, 1.0, 1.0, ((_E, 0.6),)),
     Coefficient("transfer_scale", 1.5, 0.3, 30.0, 0.7, ((_E, 0.4), (_G, 0.3))),
     Coefficient("acceptance", 0.8, 0.5, 0.98, 0.5, ((_E, 0.3), (_M, 0.3)), True),
     Coefficient("acceptance_decay", 0.9, 0.6, 1.0, 0.3, (), True),
+    Coefficient("draft_host_s", 3e-4, 1e-6, 1e-2, 1.0, ((_E, 0.8),)),
     Coefficient("draft_scale", 1.0, 0.2, 5.0, 0.5, ((_E, 0.3),)),
 )
 NAMES = tuple(c.name for c in COEFFICIENTS)

@@ -198,7 +198,7 @@ def _aggregated(row: dict, model: str, system: str, engine: str, label: str, sou
     facts = {"concurrency": concurrency, "isl": row["isl"], "tp": pool.tp, "ep": pool.ep}
     out["mtp"] = cleaning.aggregated_mtp(model, engine, system, label, facts, source)
     if out["mtp"] > 0:
-        out["mtp_depth"] = 1.0 if engine == "trtllm" and pool.dp > 1 else 3.0  # as the recipes state
+        out["mtp_depth"] = 1.0 if engine == "trtllm" and pool.dp > 1 else cleaning.drafted(model, engine)
         notes.repairs.append(
             "speculative decoding, unlabelled" if out["mtp"] == 1 else "speculative decoding possible"
         )
@@ -238,7 +238,7 @@ def _disaggregated(
         recipe = (off or found)[0]
         depths = [r.speculative for r in found if r.speculative != 0]
         if depths:
-            depth = 3.0 if math.isnan(depths[0]) else depths[0]
+            depth = cleaning.drafted(model, engine) if math.isnan(depths[0]) else depths[0]
         origin = "recipe" if len({(r.prefill, r.decode) for r in found}) == 1 else "ambiguous"
         lost = "attention DP and worker counts lost: taken from the launch recipe"
         notes.repairs.append(lost if origin == "recipe" else lost + f" ({len(found)} agree)")

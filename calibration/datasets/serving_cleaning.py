@@ -279,6 +279,15 @@ def resolve_names(row: dict, notes: Notes) -> tuple[str, str, str]:
     return system, engine, model
 
 
+def drafted(model: str, engine: str) -> float:
+    """Tokens drafted per iteration where the launch's name does not say.
+
+    SGLang's launches of DeepSeek-R1 take two steps (`speculative-num-steps: 2`, `num-draft-tokens: 3` counts the root:
+    github.com/NVIDIA/srt-slurm, recipes/h200 and recipes/b200-fp8, Apache-2.0), the others three.
+    """
+    return 2.0 if engine == "sglang" and model == "deepseek_r1" else 3.0
+
+
 def suspect(row: dict) -> str:
     """Series that contradict themselves, named by what they have in common (DATA.md, "suspect")."""
     date = row["date"]
@@ -290,4 +299,6 @@ def suspect(row: dict) -> str:
         return "TPOT of a batch of six at concurrency 512"
     if row["dump"] == "gap-analysis" and row["model"] == "deepseek_r1" and row["system"] == "b200_sxm":
         return "TPOT of 90 ms whatever the load"
+    if row["dump"] == "gap-analysis" and row["model"] == "llama3_1_8b" and row["engine"] == "vllm":
+        return "prompts at up to 96 % of the peak FLOP/s: found in the prefix cache"
     return ""

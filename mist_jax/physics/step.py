@@ -33,13 +33,16 @@ def host_seconds(system: System, batch: Batch) -> Array:
 
     host + per sequence + per layer; kernels launched one by one add a gap per layer (captured graphs are used for
     iterations that only decode; an iteration with prefill launches eagerly where the engine does not capture it).
+    Speculation adds what the host does between draft and verification (SGLang's speculative decoding turns the overlap
+    of scheduling with kernels off, server_args.py).
     """
     step, eng = system.calibration.step, system.engine
     seqs = batch.decode_seqs + batch.prefill_seqs
     layers = system.model.layers * (step.layer_s + eng.eager * step.eager_layer_s)
     busy = batch.prefill_tokens + batch.decode_seqs > 0
     prompts = jnp.where(batch.prefill_tokens > 0, step.prefill_host_s, 0.0)
-    return jnp.where(busy, step.host_s + prompts + step.host_per_seq_s * seqs + layers, 0.0)
+    drafts = jnp.where(batch.decode_seqs > 0, step.draft_host_s * jnp.minimum(eng.draft_tokens, 1.0), 0.0)
+    return jnp.where(busy, step.host_s + prompts + step.host_per_seq_s * seqs + layers + drafts, 0.0)
 
 
 def step_time(system: System, batch: Batch) -> StepTime:

@@ -32,7 +32,9 @@ class StepCoefficients:
     comm_scale: Array  #: multiplies the time of all-reduces
     dispatch_scale: Array  #: multiplies the time to exchange tokens between expert-parallel ranks
     comm_overlap: Array  #: share of collective time hidden behind compute, 0 to 1
-    routing_spread: Array  #: tokens^this is the number of independent ones that touch as many experts; 1: all are
+    routing_spread: (
+        Array  #: tokens^this is the number of independent ones that touch as many experts; 1: all are
+    )
     imbalance: Array  #: busiest expert-parallel rank over the mean
     request_s: Array  #: s per request outside of iterations, before the first token (HTTP, queue hand-over)
     prompt_token_s: Array  #: s per prompt token outside of iterations (tokenizing, copying)
@@ -45,6 +47,9 @@ class StepCoefficients:
     transfer_scale: Array  #: multiplies the time of the KV transfer
     acceptance: Array  #: probability that the first drafted token is accepted
     acceptance_decay: Array  #: factor on it from one drafted position to the next
+    draft_host_s: (
+        Array  #: s that speculation adds to an iteration on the host, between drafting and verifying
+    )
     draft_scale: Array  #: time of drafting one token over one decoder layer and the LM head
 
 
@@ -93,5 +98,6 @@ def default_step_coefficients() -> StepCoefficients:
         transfer_scale=1.0,
         acceptance=0.84,
         acceptance_decay=0.9,
+        draft_host_s=0.0,
         draft_scale=1.0,
     )
