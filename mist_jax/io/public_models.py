@@ -90,6 +90,8 @@ PUBLIC_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "llama_guard_3_8b": ("meta-llama/Llama-Guard-3-8B", _LLAMA_31_8B),
     "llama3_3_70b": ("meta-llama/Llama-3.3-70B-Instruct", _LLAMA_31_70B),
+    "llama3_8b": ("meta-llama/Meta-Llama-3-8B", _LLAMA_31_8B | {"max_position_embeddings": 8192}),
+    "llama3_70b": ("meta-llama/Meta-Llama-3-70B", _LLAMA_31_70B | {"max_position_embeddings": 8192}),
     "qwen3_4b": (
         "Qwen/Qwen3-4B",
         _QWEN3
