@@ -124,8 +124,16 @@ def _divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
-def build_engine(spec: EngineSpec) -> Engine:
-    """The engine's numbers."""
+#: Chips on which vLLM's attention is FlashAttention-2 (vllm/platforms/cuda.py: Hopper has version 3, data-centre
+#: Blackwell FlashInfer), and rows of its query tile: a batch that holds prompts and decodes is one launch, whose grid
+#: has a tile of 64 rows for each decode and query head, without packed groups (vllm-project/vllm#58013).
+ONE_LAUNCH_GENERATIONS = ("ampere", "ada", "blackwell_rtx")
+ONE_LAUNCH_TILE = 64.0
+
+
+def build_engine(spec: EngineSpec, hardware: HardwareSpec) -> Engine:
+    """The engine's numbers on a chip."""
+    one_launch = spec.name == "vllm" and hardware.generation in ONE_LAUNCH_GENERATIONS
     return Engine(
         max_num_batched_tokens=spec.max_num_batched_tokens,
         max_num_seqs=spec.max_num_seqs,
@@ -137,6 +145,7 @@ def build_engine(spec: EngineSpec) -> Engine:
         prefix_hit_rate=spec.prefix_hit_rate,
         kv_blocks=spec.num_gpu_blocks or 0.0,
         uneven_exchange=1.0 if spec.name == "vllm" else 0.0,
+        query_tile=ONE_LAUNCH_TILE if one_launch else 0.0,
     )
 
 
@@ -158,7 +167,7 @@ def build_system(
         hardware=build_hardware(part.hardware),
         model=model,
         parallel=build_parallel(part.parallelism, model, where + "parallelism"),
-        engine=build_engine(part.engine),
+        engine=build_engine(part.engine, part.hardware),
         calibration=load_calibration(scenario.calibration, part.hardware, part.engine, scenario.model),
     )
     return as_float64(system)

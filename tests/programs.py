@@ -56,7 +56,7 @@ def make_system(
         hardware=build.build_hardware(chip),
         model=numbers,
         parallel=build.build_parallel(parallel, numbers),
-        engine=build.build_engine(engine_spec),
+        engine=build.build_engine(engine_spec, chip),
         calibration=load_calibration("none", chip, engine_spec, model_spec),
     )
     return build.as_float64(system)

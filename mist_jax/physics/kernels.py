@@ -9,6 +9,7 @@ from mist_jax.physics.kernels_attention import (
     PrefillAttentionCoefficients,
     attention_decode_time,
     attention_prefill_time,
+    attention_tile_time,
     causal_pairs,
 )
 from mist_jax.physics.kernels_collectives import (
@@ -51,6 +52,7 @@ __all__ = [
     "all_to_all_time",
     "attention_decode_time",
     "attention_prefill_time",
+    "attention_tile_time",
     "causal_pairs",
     "default_coefficients",
     "effective_precision",

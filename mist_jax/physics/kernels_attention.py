@@ -117,6 +117,35 @@ def attention_prefill_time(
     return when(sequences * q_tokens * heads > 0, at_precision(coef.launch_s, index) + busy)
 
 
+def attention_tile_time(
+    coef: PrefillAttentionCoefficients,
+    hw: Hardware,
+    rows: Array,
+    sequences: Array,
+    context: Array,
+    heads: Array,
+    qk_dim: Array,
+    v_dim: Array,
+    precision_index: Array,
+) -> Array:
+    """Seconds in which one layer's thread blocks work on decodes that share a launch with prompts.
+
+    `rows` of queries a tile, one tile a sequence and head whatever is in it: overlap(2 rows h (d_qk + d_v) s context /
+    (peak e_c), exponentials) + tiles t / units, as in `attention_prefill_time`. The read of the cache is not in it.
+
+    Args: as in `attention_prefill_time`; context: tokens that a decode attends to.
+    """
+    index = effective_precision(hw, precision_index)
+    tiles = sequences * heads
+    pairs = tiles * rows * context
+    wide = 1.0 + (qk_dim / at_precision(coef.head_dim_limit, index)) ** 2
+    rate = at_precision(hw.peak_flops, index) * at_precision(coef.compute_efficiency, index)
+    products = 2.0 * (qk_dim + v_dim) * pairs * wide / rate
+    softmax = pairs / (hw.units * hw.clock * at_precision(coef.softmax_rate, index))
+    busy = overlap(products, softmax, at_precision(coef.serialization, index))
+    return busy + tiles * at_precision(coef.tile_s, index) / hw.units
+
+
 def attention_decode_time(
     coef: DecodeAttentionCoefficients,
     hw: Hardware,

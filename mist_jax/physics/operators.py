@@ -196,6 +196,14 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
         att.is_mla,
     )
     t_dec = k.attention_decode_time(decode.coef, decode.on(hw), *decode_args)
+    # One launch for prompts and decodes: a decode takes a tile of queries for each head, nearly all of it padding. The
+    # tiles of some sequences work while those of others load.
+    core_kernel = kern.prefill_attention
+    reach_of_tile = jnp.minimum(seen, window)
+    tile_args = (system.engine.query_tile, batch.decode_seqs, reach_of_tile, heads, att.qk_dim, att.v_dim, None)
+    t_tile = k.attention_tile_time(core_kernel.coef, core_kernel.on(hw), *tile_args)
+    tiled = (system.engine.query_tile > 0) & (chunk > 0) & (att.is_mla < 0.5)
+    t_dec = jnp.where(tiled, jnp.maximum(t_dec, t_tile), t_dec)
     attended = entries(batch.decode_context) * batch.decode_seqs
     decode_flops = 2.0 * queries * (qk + v) * attended
     decode_bytes = decode_kv * (qk + (1.0 - att.is_mla) * v) * attended * model.kv_bytes

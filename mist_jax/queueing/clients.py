@@ -30,6 +30,8 @@ class Engine:
         tiers: names of the cache tiers below HBM, the fastest first (see `Tier`).
         kv_bytes_per_token: for transfers between engines and tiers.
         overlap_load: loading from a tier overlaps with the computation (layer by layer), else it precedes it.
+        ahead: an iteration is formed while the one before it runs (vLLM's asynchronous scheduling, pull request 19970):
+            what arrives joins the one after it, and a freed slot is filled one iteration later. For policies that mix.
         role: "both", "prefill" or "decode". group: platform, for local disaggregation. link: name (see
             `Link`).
         model: requests with this model come here. heavy: takes the long prompts of a heavy/light router.
@@ -52,6 +54,7 @@ class Engine:
     tiers: tuple[str, ...] = ()
     kv_bytes_per_token: float = 0.0
     overlap_load: bool = False
+    ahead: bool = False
     role: str = "both"
     group: int = 0
     link: str = ""
@@ -166,6 +169,7 @@ def engine_record(rec: Any, e: Engine, table: int, links: dict[str, int], unit_t
         e.kv_bytes_per_token,
         links.get(e.link, 0),
     )
+    rec["ahead"] = e.ahead
     rec["free"] = e.kv_blocks
     rec["ranks"], rec["stages"] = e.ranks, e.table.pp
 

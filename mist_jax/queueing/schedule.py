@@ -29,7 +29,7 @@ from mist_jax.queueing.state import (
     RESERVE_PROMPT,
     ROLE_DECODE,
 )
-from mist_jax.queueing.table import decode_time, prefill_time, seqs_time, tokens_time
+from mist_jax.queueing.table import decode_time, mixed_time, prefill_time, seqs_time, tokens_time
 from mist_jax.queueing.views import (
     chunk_request,
     chunk_tokens,
@@ -165,11 +165,25 @@ def run_running(S, c, budget):
 
 
 @kernel
-def admit(S, c, t, budget):
+def left_ahead(S, c):
+    """Tokens that the iteration after the one just formed leaves to new requests."""
+    k = clients(S)[c]
+    if k.partial > k.chunks:
+        return 0  # a prompt in progress got nothing of this one
+    left = k.budget - k.decoding
+    for i in range(k.chunks):
+        q = requests(S)[chunk_request(S)[c, i]]
+        left -= max(1, q.target - q.computed - chunk_tokens(S)[c, i])
+    return left
+
+
+@kernel
+def admit(S, c, t, budget, ahead):
     """Admit from the head of the waiting queue while budget, slots and blocks last.
 
     Returns (budget left, admitted, context). Requests that come with their KV (from a prefill engine) decode at once
-    where prompts and decodes mix; `context` is their share of the step's.
+    where prompts and decodes mix; `context` is their share of the step's. `ahead`: for the next iteration; they find
+    their blocks there.
     """
     k = clients(S)[c]
     admitted = 0
@@ -223,7 +237,8 @@ def admit(S, c, t, budget):
         k.backlog -= have
         k.tokens -= have
         k.partial += 1
-        _put_chunk(S, c, r, n, new)
+        if not ahead:
+            _put_chunk(S, c, r, n, new)
     return budget, admitted, context
 
 
@@ -244,12 +259,16 @@ def begin_step(S, c, t):
     preempted = False
     if k.mix:
         budget, context, preempted = run_running(S, c, k.budget)
+        # an engine that schedules ahead has fixed the iteration that begins now; what waits joins the next one
+        ahead = k.ahead > 0 and k.chunks + k.step_decodes > 0
         if not preempted:
-            budget, admitted, more = admit(S, c, t, budget)
+            if ahead:
+                budget = left_ahead(S, c)
+            budget, admitted, more = admit(S, c, t, budget, ahead)
             context += more
     else:
         if not (k.lock and k.running > 0):
-            _, admitted, _ = admit(S, c, t, k.budget)
+            _, admitted, _ = admit(S, c, t, k.budget, False)
         if k.chunks == 0:
             _, context, preempted = run_running(S, c, k.budget)
     if k.chunks == 0 and k.step_decodes == 0:
@@ -277,7 +296,10 @@ def step_duration(S, c, context):
         out += tables(S)[k.table].prefill_floor
     if k.step_decodes > 0:
         mean = context / k.step_decodes
-        out += decode_time(S, k.table, np.float64(k.step_decodes), mean)
+        if k.chunks > 0:
+            out += mixed_time(S, k.table, np.float64(k.step_decodes), mean)
+        else:
+            out += decode_time(S, k.table, np.float64(k.step_decodes), mean)
     if k.overlap_load:
         return max(out, k.load)
     return out + k.load

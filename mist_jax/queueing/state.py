@@ -48,7 +48,7 @@ NONE = -1
 TIERS = 4  # cache tiers below HBM that a client may name
 
 TABLE = np.dtype(
-    [("grid", "i8", (6,)), ("size", "i8", (6,)), ("lut", "i8", (6,)), ("value", "i8", (5,)),
+    [("grid", "i8", (6,)), ("size", "i8", (6,)), ("lut", "i8", (6,)), ("value", "i8", (6,)),
     ("prefill_floor", "f8")], align=True,
 )  # fmt: skip
 
@@ -80,7 +80,7 @@ CLIENT = np.dtype(
         ("threshold", "i8"), ("watermark", "i8"), ("order", "i1"), ("reserve", "i1"),
         ("chunked", "i1"), ("mix", "i1"), ("lock", "i1"), ("decode_first", "i1"),
         ("prefix", "i1"), ("unit_tokens", "i4"), ("unit_blocks", "i4"), ("tiers", "i4", (TIERS,)),
-        ("overlap_load", "i1"), ("kv_bytes", "f8"), ("link", "i4"),
+        ("overlap_load", "i1"), ("ahead", "i1"), ("kv_bytes", "f8"), ("link", "i4"),
         ("servers", "i4"), ("max_batch", "i4"), ("window", "f8"), ("service", "f8", (3,)),
         ("ranks", "i4"), ("peer", "i4"), ("stages", "i4"), ("pipe", "i4"),
         # state

@@ -101,10 +101,14 @@ def build_step_table(
         _batch(decode=s[:, None], context=ctx),
         _batch(prefill=1e-6),
     ]
+    one_launch = float(eng.query_tile) > 0
+    if one_launch:
+        parts.append(_batch(prefill=1e-6, decode=s[:, None], context=ctx))
     with jax.enable_x64(True):
-        by_tokens, by_seqs, pre, dec, least = _fill(system, parts)
+        by_tokens, by_seqs, pre, dec, least, *mixed = _fill(system, parts)
     t_p, t_d = pre[:, 3].reshape(n.size, past.size), dec[:, 3].reshape(s.size, ctx.size)
     floor = float(least[0, 3])
+    t_m = np.maximum(mixed[0][:, 3] - floor, 0.0).reshape(t_d.shape) if one_launch else None
     return StepTable(
         tokens_grid=n,
         tokens_s=by_tokens[:, 0],
@@ -116,6 +120,7 @@ def build_step_table(
         decode_seqs_grid=s,
         decode_context_grid=ctx,
         decode_s=t_d,
+        mixed_s=t_m,
         experts_s=by_tokens[:, 1],
         overhead_s=float(system.calibration.step.host_s),
         prefill_floor_s=floor + float(system.calibration.step.prefill_host_s),

@@ -4,6 +4,8 @@ One iteration takes
 
     t = tokens(P + D) + seqs(E) + sum_i prefill(chunk_i, past_i) + [P > 0] prefill_floor + decode(D, context)
 
+(beside prompts `mixed(D, context)` in place of `decode`)
+
 with P the prompt tokens of the iteration, D the decoding sequences, E the sequences that emit a token (D and
 the prompts that complete), and `context` the mean over the decoding sequences of the positions attended to
 (cached tokens plus the new one).
@@ -56,6 +58,7 @@ class StepTable:
         prefill_s: (p, q) seconds, for one chunk; an iteration pays the sum over its chunks.
         decode_seqs_grid, decode_context_grid: (u,), (v,) decoding sequences, and mean positions attended to.
         decode_s: (u, v) seconds.
+        mixed_s: (u, v) seconds in an iteration that holds prompts as well. None: those of `decode_s`.
         overhead_s: the part of `tokens_s` that is there whatever the batch, for information.
         experts_s: (n,) the part of `tokens_s` in routed experts and their exchange, which attention-DP ranks that step
             together share: it follows the mean of their tokens. None: nothing.
@@ -77,15 +80,18 @@ class StepTable:
     overhead_s: float = 0.0
     prefill_floor_s: float = 0.0
     experts_s: Array | None = None
+    mixed_s: Array | None = None
     pp: int = 1
     name: str = field(default="table", compare=False)
 
     def __post_init__(self) -> None:
         if self.experts_s is None:
             object.__setattr__(self, "experts_s", np.zeros_like(np.asarray(self.tokens_s, dtype=np.float64)))
+        if self.mixed_s is None:
+            object.__setattr__(self, "mixed_s", self.decode_s)
         pairs = [("tokens_s", ("tokens_grid",)), ("experts_s", ("tokens_grid",)), ("seqs_s", ("seqs_grid",))]
         pairs += [("prefill_s", ("prefill_chunk_grid", "prefill_past_grid"))]
-        pairs += [("decode_s", ("decode_seqs_grid", "decode_context_grid"))]
+        pairs += [(name, ("decode_seqs_grid", "decode_context_grid")) for name in ("decode_s", "mixed_s")]
         for value, grids in pairs:
             for g in grids:
                 x = np.asarray(getattr(self, g), dtype=np.float64)
@@ -174,7 +180,8 @@ class StepTable:
             rows = np.array([_interpolate(self.prefill_past_grid, row, past) for row in self.prefill_s])
             t += _interpolate(self.prefill_chunk_grid, rows, chunk)
         if decodes > 0:
-            rows = np.array([_interpolate(self.decode_context_grid, row, context) for row in self.decode_s])
+            plane = np.asarray(self.mixed_s if chunks else self.decode_s)
+            rows = np.array([_interpolate(self.decode_context_grid, row, context) for row in plane])
             t += _interpolate(self.decode_seqs_grid, rows, decodes)
         return float(t + (self.prefill_floor_s if chunks else 0.0))
 
@@ -216,7 +223,7 @@ def pack_tables(tables: Sequence[StepTable]) -> tuple[Array, Array, Array]:
             lut.append(_lookup(grid))
             rec["lut"][k] = looked
             looked += lut[-1].size
-        for k, value in enumerate([t.tokens_s, t.seqs_s, t.prefill_s, t.decode_s, t.experts_s]):
+        for k, value in enumerate([t.tokens_s, t.seqs_s, t.prefill_s, t.decode_s, t.experts_s, t.mixed_s]):
             rec["value"][k] = put(np.asarray(value))
         rec["prefill_floor"] = t.prefill_floor_s
     return records, np.concatenate(data), np.concatenate(lut)
@@ -296,6 +303,14 @@ def decode_time(S, k, seqs, context):
     if seqs <= 0:
         return 0.0
     return _plane(S, k, 4, 3, seqs, context)
+
+
+@kernel
+def mixed_time(S, k, seqs, context):
+    """Seconds of decode attention beside prompts on table k; 0 when nothing decodes."""
+    if seqs <= 0:
+        return 0.0
+    return _plane(S, k, 4, 5, seqs, context)
 
 
 @kernel
