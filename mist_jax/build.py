@@ -168,7 +168,9 @@ def build_system(
         model=model,
         parallel=build_parallel(part.parallelism, model, where + "parallelism"),
         engine=build_engine(part.engine, part.hardware),
-        calibration=load_calibration(scenario.calibration, part.hardware, part.engine, scenario.model),
+        calibration=load_calibration(
+            scenario.calibration, part.hardware, part.engine, scenario.model, part.parallelism.dp
+        ),
     )
     return as_float64(system)
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from mist_jax.catalog_loader import KERNEL_GENERATION, kernel_coefficients
 from mist_jax.errors import ConfigError
+from mist_jax.expert_kernels import runs_triton, triton_experts
 from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec
 from mist_jax.step_coefficients import COEFFICIENTS, values
 from mist_jax.system.calibration import Calibration, default_step_coefficients
@@ -141,9 +142,11 @@ def has_experts(model: ModelSpec) -> bool:
     return bool((model.architecture or {}).get("experts"))
 
 
-def load_calibration(name: str, hardware: HardwareSpec, engine: EngineSpec, model: ModelSpec) -> Calibration:
+def load_calibration(
+    name: str, hardware: HardwareSpec, engine: EngineSpec, model: ModelSpec, dp: float = 1.0
+) -> Calibration:
     """The coefficients for one pool: `none` gives the priors of the physics, `default` the packaged fit, and a path
-    a file that `mist-jax mode=calibrate` wrote, whose offsets add to the packaged ones.
+    a file that `mist-jax mode=calibrate` wrote, whose offsets add to the packaged ones. `dp`: attention-DP ranks.
 
     Raises:
         ConfigError: a path that cannot be read.
@@ -160,6 +163,8 @@ def load_calibration(name: str, hardware: HardwareSpec, engine: EngineSpec, mode
     weights, experts = model_formats(model)
     routed = experts if has_experts(model) else None
     kernels, level = packaged_kernels(hardware.id, hardware.generation, engine.name, routed, weights)
+    if runs_triton(hardware, engine, routed, dp):
+        kernels = dataclasses.replace(kernels, moe=triton_experts(kernels.moe))
     logged = logged_runs(hardware.id, engine.name)
     if own.get("base") == "priors":
         offsets = np.zeros(len(COEFFICIENTS))
