@@ -200,7 +200,15 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     # tiles of some sequences work while those of others load.
     core_kernel = kern.prefill_attention
     reach_of_tile = jnp.minimum(seen, window)
-    tile_args = (system.engine.query_tile, batch.decode_seqs, reach_of_tile, heads, att.qk_dim, att.v_dim, None)
+    tile_args = (
+        system.engine.query_tile,
+        batch.decode_seqs,
+        reach_of_tile,
+        heads,
+        att.qk_dim,
+        att.v_dim,
+        None,
+    )
     t_tile = k.attention_tile_time(core_kernel.coef, core_kernel.on(hw), *tile_args)
     tiled = (system.engine.query_tile > 0) & (chunk > 0) & (att.is_mla < 0.5)
     t_dec = jnp.where(tiled, jnp.maximum(t_dec, t_tile), t_dec)

@@ -36,6 +36,6 @@ class Engine:
     )
     #: 1.0 = attention-DP ranks with unlike batches exchange tokens by one broadcast a rank (`physics.operators`)
     uneven_exchange: Array = 0.0
-    #: rows of queries on which an attention kernel works at a time that takes prompts and decodes in one launch, a decode
-    #: alone in such a tile (`physics.operators`); 0: decodes have a launch of their own
+    #: rows of queries that an attention kernel works on at a time where prompts and decodes share a launch; a decode
+    #: is alone in such a tile (`physics.operators`). 0: decodes have a launch of their own
     query_tile: Array = 0.0
