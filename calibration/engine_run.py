@@ -20,8 +20,9 @@ _SAME = {"qwen3_coder_30b_a3b": "qwen3_30b_a3b"}
 
 
 def scenario_of(run: EngineRun, system: str, model: str, calibration: str = "default") -> Any:
-    """The run as a scenario: its engine settings, the chip and model as named."""
+    """The run as a scenario: its engine settings, the chip and model as named (`model`: key in conf/model)."""
     import mist_jax as mist
+    from mist_jax.calibrations import has_experts
 
     settings = run.settings
     model = _SAME.get(model, model)
@@ -30,21 +31,28 @@ def scenario_of(run: EngineRun, system: str, model: str, calibration: str = "def
         f"model={model}",
         "engine=vllm",
         "workload=chat",
-        f"engine.version={'.'.join(run.version.split('.')[:2])}",
+        f"engine.version={'.'.join(run.version.split('.')[:2]) or 'null'}",
         f"parallelism.tp={run.tp}",
+        f"parallelism.pp={int(settings.get('pipeline_parallel_size') or 1)}",
         f"parallelism.dp={run.dp}",
-        f"parallelism.ep={run.ep}",
         f"calibration={calibration}",
     ]
-    for name in ("max_num_seqs", "max_num_batched_tokens"):
+    if run.ep > 1 and has_experts(mist.load([f"model={model}"]).model):
+        overrides.append(f"parallelism.ep={run.ep}")
+    for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
         if settings.get(name):
             overrides.append(f"engine.{name}={int(settings[name])}")
+    if settings.get("num_gpu_blocks_override"):
+        overrides.append(f"engine.num_gpu_blocks={int(settings['num_gpu_blocks_override'])}")
     if settings.get("gpu_memory_utilization"):
         overrides.append(f"engine.memory_utilization={float(settings['gpu_memory_utilization'])}")
     if settings.get("enforce_eager"):
         overrides.append("engine.cuda_graphs=false")
     if str(settings.get("kv_cache_dtype", "")).startswith("fp8"):
         overrides.append("model.precision.kv=fp8")
+    stored = f"{settings.get('model', '')} {settings.get('quantization') or ''}".lower()
+    if "fp8" in stored and "fp8" not in model:
+        overrides.append("model.precision.weights=fp8")
     return mist.load(overrides)
 
 

@@ -41,7 +41,8 @@ def read_engine_run(folder: str | Path, system: str | None = None) -> EngineRun:
     sees them.
 
     The `*_ts` share the server's monotonic clock while `arrival_time` is wall clock: the offset between them
-    is the smallest `queued_ts - arrival_time` of the run, so the fastest hand-over is taken as 0 s.
+    is the smallest `queued_ts - arrival_time` of the run, so the fastest hand-over is taken as 0 s. Where they are
+    absent the measured columns are NaN.
 
     Args: `system` overrides the prefix of the folder's name. Raises FileNotFoundError for a missing file.
     """
@@ -56,6 +57,10 @@ def read_engine_run(folder: str | Path, system: str | None = None) -> EngineRun:
         json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines() if line.strip()
     ]
     raw = pd.DataFrame(lines).sort_values("arrival_time", kind="stable").reset_index(drop=True)
+    for column in ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts"):
+        if column not in raw:  # a trace to play, without what was measured
+            raw[column] = np.nan
+        raw[column] = raw[column].astype(float)
     offset = float((raw.queued_ts - raw.arrival_time).min())
     start = float(raw.arrival_time.min())
     clock = start + offset

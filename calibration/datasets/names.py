@@ -114,6 +114,9 @@ _MODEL_ALIASES = {
     "gptj": "gptj_6b",
     "gptj99": "gptj_6b",
     "mixtral8x7b": "mixtral_8x7b",
+    "deepseekr1distillllama8b": "llama3_1_8b",  # same shape
+    "deepseekr1distillllama70b": "llama3_1_70b",  # same shape
+    "deepseekr1distillqwen7b": "qwen2_5_7b",  # same shape
     "kimik25": "kimi_k2_5",
     "kimik2thinking": "kimi_k2",
     "glm5": "glm_5",
@@ -126,7 +129,7 @@ _MODEL_ALIASES = {
 }
 _NOISE = re.compile(
     r"(nvfp4|mxfp4|fp8|fp4|bf16|int4|int8|awq|gptq|w4a16|fp8block|fp8staticpertensor|instruct|chat|base|hf|v2|v01|"
-    r"thinking2507|instruct2507|2507|2506|0528|0711|0905|999|99)$"
+    r"thinking2507|instruct2507|v03|2507|2506|0528|0711|0905|999|99)$"
 )
 
 #: spelled as conf/hardware spells them
@@ -155,10 +158,11 @@ SYSTEMS = (
 )
 _SYSTEM_ALIASES = {
     "a100": "a100_sxm",
+    "a10040gb": "a100_sxm_40gb",
     "a10080gb": "a100_sxm",
-    "a100sxm80gb": "a100_sxm",
+    "a800": "a800_sxm",
+    "h800": "h800_sxm",
     "h100": "h100_sxm",
-    "h10080gb": "h100_sxm",
     "h200": "h200_sxm",
     "b200": "b200_sxm",
     "b300": "b300_sxm",
@@ -168,7 +172,6 @@ _SYSTEM_ALIASES = {
     "gb300nvl72": "gb300",
     "gh200": "gh200_96gb",
     "rtxpro6000": "rtx_pro_6000_server",
-    "rtxpro6000blackwell": "rtx_pro_6000_server",
     "mi300xsxm": "mi300x",
 }
 
@@ -204,14 +207,35 @@ def model_key(name: str) -> str | None:
     return None
 
 
+#: words around the name of a chip that say nothing new
+_VENDORS = ("nvidia", "geforce", "amd", "instinct", "intel", "google", "aws")
+_FORM = re.compile(
+    r"((16|24|40|48|64|80|94|96|141|144|180|192|256|288)gb|sxm[2-6]?|hbm[23]?e?|gpu|blackwell|serveredition|server)$"
+)
+
+
+@cache
+def _system_index() -> dict[str, str]:
+    packaged = Path(__file__).resolve().parents[2] / "conf" / "hardware"
+    index = {_bare(p.stem): p.stem for p in sorted(packaged.glob("*.yaml"))}
+    return index | {_bare(system): system for system in SYSTEMS} | _SYSTEM_ALIASES
+
+
 @cache
 def system_key(name: str) -> str | None:
-    """Key in conf/hardware of a system name; None if unknown."""
+    """Key in conf/hardware of a name such as `NVIDIA H100 80GB HBM3` or `RTX PRO 6000`; None if unknown."""
     text = _bare(str(name))
-    for system in SYSTEMS:
-        if text == _bare(system):
-            return system
-    return _SYSTEM_ALIASES.get(text)
+    for word in _VENDORS:
+        text = text.removeprefix(word)
+    index = _system_index()
+    while text:
+        if text in index:
+            return index[text]
+        shorter = _FORM.sub("", text)
+        if shorter == text:
+            return None
+        text = shorter
+    return None
 
 
 def has_architecture(model: str) -> bool:
