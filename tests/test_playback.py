@@ -132,6 +132,50 @@ def test_ranks_wait_for_the_longest():
         play(trace, dataclasses.replace(engine, count=3, ranks=2))
 
 
+def test_an_engine_that_schedules_ahead_starts_a_request_one_iteration_later():
+    prompts, answers = np.array([100, 50, 30]), np.array([40, 5, 5])
+    trace = Trace(np.array([0.0, 0.0301, 0.0302]), prompts, answers)
+    for slots, second in ((3, 1), (2, 2)):
+        now, ahead = (
+            play(trace, Engine(TABLE, 1000, max_num_seqs=slots, ahead=x), log=True) for x in (False, True)
+        )
+        assert now.ttft_s[0] == ahead.ttft_s[0]  # an idle engine starts at once
+        first = {}
+        for p, name in ((now, "now"), (ahead, "ahead")):
+            ends = p.steps["end"]
+            first[name] = [int(np.searchsorted(ends, t + 1e-9)) for t in p.requests["first"]]
+            assert p.steps["prefill"].sum() == prompts.sum()
+            assert p.steps["decodes"].sum() == (answers - 1).sum()
+        assert first["ahead"][1] == first["now"][1] + 1
+        # the second wait is for a slot that comes an iteration later, and is filled an iteration later
+        assert first["ahead"][2] == first["now"][2] + second
+
+
+def test_ahead_keeps_to_the_budget_and_to_memory():
+    trace = workload(400, 20.0)
+    p = play(trace, Engine(TABLE, 90, max_num_batched_tokens=512, max_num_seqs=64, ahead=True), log=True)
+    assert np.all(p.status == 0)
+    assert p.requests["preemptions"].sum() > 0
+    assert np.max(p.steps["prefill"] + p.steps["decodes"]) <= 512
+    assert np.max(p.steps["blocks"]) <= 90
+    assert p.steps["prefill"].sum() == p.requests["computed_total"].sum()
+    assert inter_token_latencies(p)[1].size == (trace.output_tokens - 1).sum()
+
+
+def test_decodes_beside_prompts_have_a_time_of_their_own():
+    slow = dataclasses.replace(TABLE, mixed_s=3.0 * TABLE.decode_s)
+    trace = Trace(np.array([0.0, 0.02]), np.array([600, 600]), np.array([20, 20]))
+    a, b = (play(trace, Engine(t, 1000), log=True) for t in (TABLE, slow))
+    took = [p.steps["end"] - p.steps["start"] for p in (a, b)]
+    mixed = (a.steps["prefill"] > 0) & (a.steps["decodes"] > 0)
+    assert mixed.sum() == 1
+    step = int(np.argmax(mixed))
+    context = 600 + step
+    extra = slow.step_s([(600, 0)], 1, context, 2) - TABLE.step_s([(600, 0)], 1, context, 2)
+    assert took[1][step] - took[0][step] == pytest.approx(extra, rel=1e-9)
+    np.testing.assert_allclose(took[1][~mixed], took[0][~mixed], rtol=1e-9)
+
+
 def test_a_long_log_is_not_cut():
     trace = workload(3000)
     p = play(trace, Engine(StepTable.linear(1e-4, 0.0, 0.0, 0.0, 0.0), 10**5), log=True)

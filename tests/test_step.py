@@ -273,3 +273,38 @@ def test_unlike_ranks_gather_by_broadcasts():
     vllm, generic = times("vllm"), times("generic")
     assert vllm[0] == pytest.approx(generic[0])  # padded to one size within captured graphs
     assert vllm[1] == pytest.approx(2.0 * generic[1])  # n / (n - 1) for two ranks
+
+
+def test_decodes_beside_prompts_take_tiles_where_they_share_a_launch():
+    decode = OPERATORS.index("attention_decode")
+    alone, beside = make_batch(decode=128, context=1200), make_batch(prefill=300, decode=128, context=1200)
+
+    def times(chip, engine="vllm", model="llama3_1_8b"):
+        system = build.build_system(
+            load([f"model={model}", f"hardware={chip}", f"engine={engine}", "parallelism=tp1"])
+        )
+        return [float(step_time(system, b).by_operator[decode]) for b in (alone, beside)]
+
+    one = times("rtx_pro_6000_server")
+    assert one[1] > 1.2 * one[0]
+    # the tiles of more query heads on as many KV heads take longer, the read of the cache does not
+    wide = times("rtx_pro_6000_server", model="qwen3_32b")
+    assert wide[1] / wide[0] > 1.5 * one[1] / one[0]
+    for apart in (times("h100_sxm"), times("rtx_pro_6000_server", "trtllm")):
+        assert apart[1] == pytest.approx(apart[0])
+
+
+def test_experts_in_triton_slow_down_with_tokens():
+    experts = OPERATORS.index("experts")
+
+    def ratio(*overrides):
+        base = ["model=qwen3_30b_a3b", "hardware=rtx_pro_6000_server", "parallelism=tp1", *overrides]
+        system = build.build_system(load(base))
+        few, many = (make_batch(decode=n, context=500) for n in (64, 256))
+        times = [float(step_time(system, b).by_operator[experts]) for b in (few, many)]
+        return times[1] / times[0]
+
+    new, old = ratio("engine=vllm", "engine.version='0.24'"), ratio("engine=vllm", "engine.version='0.19'")
+    assert old > new > 1.0
+    fp8 = [ratio("model.precision.experts=fp8", f"engine.version='{v}'") for v in ("0.19", "0.24")]
+    assert fp8[0] == fp8[1]
