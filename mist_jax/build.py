@@ -131,7 +131,21 @@ ONE_LAUNCH_GENERATIONS = ("ampere", "ada", "blackwell_rtx")
 ONE_LAUNCH_TILE = 64.0
 
 
-def build_engine(spec: EngineSpec, hardware: HardwareSpec) -> Engine:
+#: Ranks of experts from which on, beyond a scale-up domain, the exchange of tokens is taken to overlap: deployments of
+#: that size run two micro-batches in turn (DeepSeek-V3, arXiv 2412.19437, 3.2.1 and 3.4, from EP32; SGLang
+#: `--enable-two-batch-overlap`; vLLM `--enable-dbo`).
+LARGE_EP = 32.0
+
+
+def overlaps_exchange(spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel) -> bool:
+    """Whether two micro-batches hide the exchange between experts: as asked, else by `LARGE_EP`."""
+    if spec.overlap_exchange is not None:
+        return spec.overlap_exchange
+    domain = hardware.scale_up.domain if hardware.scale_up else 1.0
+    return float(parallel.ep) >= LARGE_EP and float(parallel.ep) > domain and float(parallel.dp) > 1
+
+
+def build_engine(spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel) -> Engine:
     """The engine's numbers on a chip."""
     one_launch = spec.name == "vllm" and hardware.generation in ONE_LAUNCH_GENERATIONS
     return Engine(
@@ -146,6 +160,7 @@ def build_engine(spec: EngineSpec, hardware: HardwareSpec) -> Engine:
         kv_blocks=spec.num_gpu_blocks or 0.0,
         uneven_exchange=1.0 if spec.name == "vllm" else 0.0,
         query_tile=ONE_LAUNCH_TILE if one_launch else 0.0,
+        two_batches=float(overlaps_exchange(spec, hardware, parallel)),
     )
 
 
@@ -163,11 +178,12 @@ def build_system(
 
     part = pool or scenario
     model = build_model(scenario.model) if model is None else model
+    parallel = build_parallel(part.parallelism, model, where + "parallelism")
     system = System(
         hardware=build_hardware(part.hardware),
         model=model,
-        parallel=build_parallel(part.parallelism, model, where + "parallelism"),
-        engine=build_engine(part.engine, part.hardware),
+        parallel=parallel,
+        engine=build_engine(part.engine, part.hardware, parallel),
         calibration=load_calibration(
             scenario.calibration, part.hardware, part.engine, scenario.model, part.parallelism.dp
         ),

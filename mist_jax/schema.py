@@ -182,6 +182,7 @@ class EngineSpec:
     cuda_graphs: bool = True
     prefix_hit_rate: float = number(0.0, high=1.0)
     prefix_caching: bool = False  # mode=play: keep the KV of the prefixes that the trace names
+    overlap_exchange: bool | None = None  # two micro-batches; None: where `build.LARGE_EP` says
 
 
 @dataclasses.dataclass(frozen=True)

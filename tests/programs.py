@@ -51,12 +51,12 @@ def make_system(
     engine_spec = replace(spec("engine", "vllm"), **engine)
     chip = spec("hardware", hardware)
     numbers = build.build_model(model_spec)
-    parallel = schema.ParallelismSpec(tp=tp, pp=pp, dp=dp, ep=ep)
+    parallel = build.build_parallel(schema.ParallelismSpec(tp=tp, pp=pp, dp=dp, ep=ep), numbers)
     system = System(
         hardware=build.build_hardware(chip),
         model=numbers,
-        parallel=build.build_parallel(parallel, numbers),
-        engine=build.build_engine(engine_spec, chip),
+        parallel=parallel,
+        engine=build.build_engine(engine_spec, chip, parallel),
         calibration=load_calibration("none", chip, engine_spec, model_spec),
     )
     return build.as_float64(system)

@@ -308,3 +308,26 @@ def test_experts_in_triton_slow_down_with_tokens():
     assert old > new > 1.0
     fp8 = [ratio("model.precision.experts=fp8", f"engine.version='{v}'") for v in ("0.19", "0.24")]
     assert fp8[0] == fp8[1]
+
+
+def test_two_micro_batches_hide_the_exchange_between_experts():
+    base = ["model=deepseek_v3", "hardware=h100_sxm", "engine=sglang", "parallelism.tp=1"]
+    dispatch = OPERATORS.index("expert_dispatch")
+
+    def times(ranks, overlap, tokens=256.0):
+        asked = f"engine.overlap_exchange={overlap}"
+        system = build.build_system(
+            load([*base, f"parallelism.dp={ranks}", f"parallelism.ep={ranks}", asked])
+        )
+        return step_time(system, make_batch(decode=tokens, context=2000))
+
+    for tokens in (16.0, 256.0):
+        plain, hidden = times(64, "false", tokens), times(64, "true", tokens)
+        gained = float(plain.seconds - hidden.seconds)
+        before, after = float(plain.by_operator[dispatch]), float(hidden.by_operator[dispatch])
+        assert 0.0 <= after < before
+        assert gained == pytest.approx(before - after, rel=1e-9)
+        # no more is hidden than there is to hide it behind
+        assert gained <= float(plain.seconds) - before
+    assert float(times(64, "null").seconds) == float(times(64, "true").seconds)
+    assert float(times(8, "null").seconds) == float(times(8, "false").seconds)

@@ -39,3 +39,5 @@ class Engine:
     #: rows of queries that an attention kernel works on at a time where prompts and decodes share a launch; a decode
     #: is alone in such a tile (`physics.operators`). 0: decodes have a launch of their own
     query_tile: Array = 0.0
+    #: 1.0 = two micro-batches take turns, so that the exchange of tokens between experts hides behind computation
+    two_batches: Array = 0.0
