@@ -6,6 +6,8 @@ import dataclasses
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +31,11 @@ class Measurement:
 
 
 def median_seconds(function: Callable[[], Any], *, repeats: int = 5, warm: int = 1) -> tuple[float, float]:
-    """(median, best) wall seconds of `function` over `repeats` calls, after `warm` calls that do not count."""
+    """(median, best) wall seconds of `function` over `repeats` calls, after `warm` calls that do not count.
+
+    Of short calls the best is reported: what takes longer measures the machine's other work (Python's `timeit` says the
+    same of its figures). The median is in the details.
+    """
     for _ in range(warm):
         function()
     times = []
@@ -38,6 +44,23 @@ def median_seconds(function: Callable[[], Any], *, repeats: int = 5, warm: int =
         function()
         times.append(time.perf_counter() - start)
     return statistics.median(times), min(times)
+
+
+def run_process(arguments: list[str], **environment: str) -> tuple[float, float, str]:
+    """(wall seconds, processor seconds, what it printed) of a Python process of its own.
+
+    Raises:
+        RuntimeError: the process failed; with what it said last.
+    """
+    before, start = os.times(), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *arguments], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    seconds, after = time.perf_counter() - start, os.times()
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)[:80]}: exit code {done.returncode}; {done.stderr[-2000:]}")
+    busy = after.children_user - before.children_user + after.children_system - before.children_system
+    return seconds, busy, done.stdout
 
 
 def machine() -> dict[str, Any]:

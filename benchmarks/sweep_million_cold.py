@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import resource
 import tempfile
-import time
 
-from benchmarks.measurement import Measurement
+from benchmarks.measurement import Measurement, run_process
 
 _PROGRAM = """
 from benchmarks.sweep_million_warm import scenario_and_axes
@@ -25,12 +22,10 @@ def measure() -> list[Measurement]:
     from benchmarks.sweep_million_warm import numpy_rates
 
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM], env={**os.environ, "MIST_CACHE_DIR": folder},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        seconds = (time.perf_counter() - start) * 1e6 / int(done.stdout)
+        wall, busy, said = run_process(["-c", _PROGRAM], MIST_CACHE_DIR=folder)
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    seconds = wall * 1e6 / int(said)
     baseline = 1e6 / numpy_rates()[0]
     what = "the same operations in NumPy, one core, from a sample"
-    return [Measurement("sweep_million_cold", seconds, "s", baseline, what, baseline / seconds)]
+    details = {"processor_s": busy, "peak_memory_bytes": memory}
+    return [Measurement("sweep_million_cold", seconds, "s", baseline, what, baseline / seconds, details)]

@@ -219,9 +219,23 @@ def build_transfer(scenario: Scenario) -> Transfer:
     return as_float64(Transfer(bandwidth=bandwidth, latency=spec.latency, overlap=spec.overlap))
 
 
+#: Policies that the steady state describes: prompts in chunks, decodes in the same iterations.
+STEADY_POLICIES = ("vllm", "sarathi")
+
+
 def build_workload(scenario: Scenario) -> Workload:
-    """Mean lengths and load; prompts found in the prefix cache are counted by the engine's `prefix_hit_rate`."""
+    """Mean lengths and load of the steady state; prompts found in the prefix cache are counted by the engine's
+    `prefix_hit_rate`.
+
+    Raises:
+        ConfigError: a batching policy that the steady state does not describe.
+    """
     spec = scenario.workload
+    if scenario.engine.policy not in STEADY_POLICIES:
+        raise ConfigError(
+            f"engine.policy: got {scenario.engine.policy!r}; the steady state describes "
+            f"{' and '.join(STEADY_POLICIES)} alone, the others are played: mode=play, or mist.play"
+        )
     return as_float64(
         Workload(
             isl=spec.isl,

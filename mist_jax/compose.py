@@ -43,11 +43,20 @@ def load(overrides: Iterable[str] = (), *, config_dir: str | Path | None = None)
     Raises:
         ConfigError: an override that cannot be, with the key, the value, what is allowed and the nearest name.
     """
-    if isinstance(overrides, str):
+    items = list(overrides)
+    if isinstance(overrides, str | Mapping) or not all(isinstance(item, str) for item in items):
         raise ConfigError(
-            f"overrides: got the text {overrides!r}; expected a list such as ['hardware=h100_sxm']"
+            f"overrides: got {overrides!r}; expected a list of texts such as ['hardware=h100_sxm']"
         )
-    return parse_scenario(compose_mapping(list(overrides), config_dir))
+    return parse_scenario(compose_mapping(items, config_dir))
+
+
+def require_scenario(scenario: Any) -> None:
+    """Raises ConfigError if `scenario` is anything else, such as the name of a model."""
+    if not isinstance(scenario, Scenario):
+        raise ConfigError(
+            f"scenario: got {type(scenario).__name__}; make one with mist.load(['model=...', 'hardware=...'])"
+        )
 
 
 def compose_mapping(overrides: list[str], config_dir: str | Path | None = None) -> dict[str, Any]:
@@ -152,6 +161,11 @@ def explain(exc: Exception) -> str:
         if options:
             return f"{group}: got '{option}'{nearest(option, options)}; allowed: {', '.join(options)}"
         groups = sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+        top, _, owner = group.partition("/")
+        if top in groups:  # a name as on Hugging Face, owner/name
+            options = sorted(p.stem for p in (conf_dir() / top).glob("*.yaml"))
+            plain = re.sub(r"[^a-z0-9]+", "_", option.lower())
+            return f"{top}: got '{owner}/{option}'{nearest(plain, options)}; allowed: {', '.join(options)}"
         return f"{group}: no such group of options{nearest(group, groups)}; there are: {', '.join(groups)}"
     match = re.search(r"Could not override '([^']+)'", text)
     if match:

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from mist_jax import build
+from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, Status
 from mist_jax.intervals import add_intervals
 from mist_jax.physics.memory import MemoryUse, memory_use
@@ -75,6 +76,7 @@ def evaluate(scenario: Scenario) -> xr.Dataset:
     Raises:
         ConfigError: the description cannot be, or the model does not fit (the message says by how much).
     """
+    require_scenario(scenario)
     if scenario.pipeline.stages:
         from mist_jax.pipelines.evaluated import evaluate_pipeline
 

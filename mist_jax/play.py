@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from mist_jax import build
+from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, TraceError
 from mist_jax.evaluate import describe, require_fit
 from mist_jax.programs import compiled
@@ -36,7 +38,7 @@ CLIENT_VARIABLES = {
 PERCENTILES = (50, 90, 95, 99)
 
 
-def play(scenario: Scenario, trace: Trace | str | None = None) -> xr.Dataset:
+def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Dataset:
     """Play a trace and report every request.
 
     Args:
@@ -56,13 +58,16 @@ def play(scenario: Scenario, trace: Trace | str | None = None) -> xr.Dataset:
 
     from mist_jax.workloads import build_trace
 
+    require_scenario(scenario)
     text = "the given trace"
-    if isinstance(trace, str):
+    if isinstance(trace, str | Path):
         from mist_jax.io.trace_sources import open_trace
 
-        trace, text = open_trace(trace, seed=scenario.seed)
+        trace, text = open_trace(str(trace), seed=scenario.seed)
     elif trace is None:
         trace, text = build_trace(scenario)
+    elif not isinstance(trace, Trace):
+        raise TraceError(f"trace: got {type(trace).__name__}; expected a Trace, or the path or name of one")
     if scenario.pipeline.stages:
         from mist_jax.pipelines.play_result import play_pipeline
 

@@ -45,7 +45,9 @@ together = within(mist.sweep(mist.load(base), {DECODE: chips, REPLICAS: [2, 4, 8
 for chip in chips:
     column = together.sel({DECODE: chip}).dropna(REPLICAS)
     if column.size:
-        print(f"{float(column[REPLICAS][column.values.argmin()]):g} x {chip:9} {float(column.min()):6.2f} $/1M")
+        print(
+            f"{float(column[REPLICAS][column.values.argmin()]):g} x {chip:9} {float(column.min()):6.2f} $/1M"
+        )
 alone = together.stack(design=together.dims).dropna("design")
 reference = float(alone.min())
 reference_is = alone.design.values[int(alone.values.argmin())]

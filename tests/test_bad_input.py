@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,11 @@ DESCRIPTIONS = {
         "hardware: got 'h100_sx'",
         "did you mean 'h100_sxm'",
         "allowed: a10, ",
+    ),
+    "a name of Hugging Face": (
+        "model=meta-llama/Llama-3.1-8B",
+        "model: got 'meta-llama/Llama-3.1-8B'",
+        "did you mean 'llama3_1_8b'",
     ),
     "unknown key": ("hardware.memory.bandwith=1", "hardware.memory.bandwith", "did you mean 'bandwidth'"),
     "unknown added key": (
@@ -162,6 +168,7 @@ DEPLOYMENTS = {
     ),
     "negative width": ("model.architecture.hidden=-1", "model.architecture.hidden", "-1", "negative"),
     "unknown width": ("+model.architecture.hiden=1", "model.architecture.hiden", "did you mean 'hidden'"),
+    "policy that is only played": ("engine.policy=static", "engine.policy: got 'static'", "mode=play"),
     "calibration missing": ("calibration=/nowhere/fit.json", "calibration", "/nowhere/fit.json"),
 }
 
@@ -262,9 +269,31 @@ def test_changes_of_a_scenario(changes: dict, words: str) -> None:
     clear(str(caught.value), (words,))
 
 
-def test_a_text_of_overrides() -> None:
-    with pytest.raises(mist.ConfigError, match=r"expected a list"):
-        mist.load("hardware=h100_sxm")
+@pytest.mark.parametrize("overrides", ["hardware=h100_sxm", {"hardware": "h100_sxm"}, [None], [5]])
+def test_overrides_that_are_no_list_of_texts(overrides: object) -> None:
+    with pytest.raises(mist.ConfigError, match=r"overrides: got .*expected a list"):
+        mist.load(overrides)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        mist.evaluate,
+        mist.play,
+        lambda s: mist.sweep(s, {"workload.rate": [1]}),
+        lambda s: mist.search(s, variables={"workload.rate": (1, 2)}),
+        mist.recommend,
+    ],
+)
+@pytest.mark.parametrize("scenario", ["llama3_1_8b", None])
+def test_what_is_no_scenario(call: Callable[[object], object], scenario: object) -> None:
+    with pytest.raises(mist.ConfigError, match=r"scenario: got .*mist\.load"):
+        call(scenario)
+
+
+def test_what_is_no_trace() -> None:
+    with pytest.raises(mist.TraceError, match=r"trace: got list"):
+        mist.play(mist.load(), [1, 2])  # type: ignore[arg-type]
 
 
 def test_an_existing_result_stays(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mist_jax import schema
-from mist_jax.compose import compose_mapping, name_groups, set_path
+from mist_jax.compose import SHORT_NAMES, compose_mapping, name_groups, set_path
 from mist_jax.errors import ConfigError, nearest
 from mist_jax.paths import conf_dir
 from mist_jax.schema import Scenario
@@ -86,10 +86,12 @@ def _axis(scenario: Scenario, name: str, values: Any, config_dir: str | Path | N
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise ConfigError(f"{name}: got {values!r}; expected a list of values")
     # NumPy scalars to plain Python numbers: configs hold plain values
-    items = [v.item() if hasattr(v, "item") else v for v in values]
+    items = [v.item() if getattr(v, "ndim", None) == 0 else v for v in values]
     if not items:
         raise ConfigError(f"{name}: the list of values is empty")
     if name in GROUPS:
+        if name.split("@")[0] == "hardware":
+            items = [SHORT_NAMES.get(str(item), item) for item in items]
         for item in items:
             option_mapping(name, str(item), config_dir)
         out = Axis(name=name, values=tuple(map(str, items)), units="", numeric=False, group=True)

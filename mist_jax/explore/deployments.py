@@ -54,6 +54,10 @@ def build_deployment(scenario: Scenario, model: Any = None) -> Deployment:
     Raises:
         ConfigError: see `build.build_system`.
     """
+    if scenario.pipeline.stages:
+        raise ConfigError(
+            "pipeline: a sweep covers the model's engine alone; evaluate a pipeline of stages with mist.evaluate"
+        )
     model = build.build_model(scenario.model) if model is None else model
     pool, slo = scenario.prefill, scenario.slo
     blocks = scenario.engine.num_gpu_blocks

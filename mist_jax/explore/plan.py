@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 import mist_jax
+from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, Status, nearest
 from mist_jax.evaluate import VARIABLES
 from mist_jax.evaluate_disaggregated import POOL_VARIABLES
@@ -48,6 +49,7 @@ class Plan:
         config_dir: str | Path | None = None,
         box_points: int = BOX_POINTS,
     ) -> None:
+        require_scenario(scenario)
         self.scenario = scenario
         self.config_dir = str(config_dir) if config_dir else None
         self.axes = self._parsed(axes)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mist_jax.compose import with_overrides
+from mist_jax.compose import require_scenario, with_overrides
 from mist_jax.errors import ConfigError
 from mist_jax.explore.axes import GROUPS, option_mapping
 from mist_jax.explore.sweep import count_status, sweep
@@ -137,6 +137,7 @@ def recommend(
     """
     from mist_jax.build import build_model
 
+    require_scenario(scenario)
     chips = list(hardware or CHIPS)
     plans = list(
         parallelism or (*PLANS, *(EXPERT_PLANS if float(build_model(scenario.model).moe_layers) else ()))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mist_jax.compose import with_overrides
+from mist_jax.compose import require_scenario, with_overrides
 from mist_jax.errors import ConfigError, Status, nearest
 from mist_jax.explore.axes import GROUPS, option_mapping, parse_axes
 from mist_jax.explore.deployments import SLOTS, Structure, is_direct
@@ -66,6 +66,7 @@ class Problem:
     ) -> None:
         from mist_jax.explore import gradient
 
+        require_scenario(scenario)
         self.scenario = scenario
         self.choice_axes = parse_axes(scenario, choices) if choices else ()
         for axis in self.choice_axes:

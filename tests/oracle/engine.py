@@ -23,7 +23,9 @@ class Table:
         self.t = t
         names = ["tokens", "seqs", "prefill_chunk", "prefill_past", "decode_seqs", "decode_context"]
         self.grid = {n: getattr(t, n + "_grid").tolist() for n in names}
-        self.value = {n: getattr(t, n + "_s").tolist() for n in ["tokens", "experts", "seqs", "prefill", "decode"]}
+        self.value = {
+            n: getattr(t, n + "_s").tolist() for n in ["tokens", "experts", "seqs", "prefill", "decode"]
+        }
 
     def plane(self, v, gx, gy, x, y):
         grid = self.grid[gx]
