@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from mist_jax.paths import cache_dir
@@ -37,9 +38,28 @@ def compiled(function: Callable[..., Any], *, quick: bool = False) -> Any:
     import jax
 
     keep_compiled()
-    options: dict[str, Any] | None = None
-    if jax.default_backend() == "cpu":
-        options = {"xla_cpu_use_fusion_emitters": False}
-        if quick:
-            options["xla_backend_optimization_level"] = 0
-    return jax.jit(function, compiler_options=options)
+    return jax.jit(function, compiler_options=options(quick))
+
+
+def options(quick: bool) -> dict[str, Any]:
+    """Compile options of `compiled` that this version of XLA knows (JAX 0.12 has no other emitters)."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return {}
+    wanted: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+    if quick:
+        wanted["xla_backend_optimization_level"] = 0
+    return {name: value for name, value in wanted.items() if _known(name, value)}
+
+
+@lru_cache
+def _known(name: str, value: Any) -> bool:
+    """Whether XLA compiles with the option: it refuses those that it does not know."""
+    import jax
+
+    try:
+        jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

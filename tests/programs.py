@@ -15,6 +15,7 @@ from mist_jax.paths import conf_dir
 from mist_jax.physics.memory import memory_use
 from mist_jax.physics.operators import OPERATORS
 from mist_jax.physics.step import STEP_PARTS, step_time
+from mist_jax.programs import options
 from mist_jax.queueing import steady
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Workload
@@ -100,8 +101,7 @@ def make_batch(
 
 def quick(function: Any) -> Any:
     """`jit` that compiles fast and does not optimize: the tests call each program a few thousand times."""
-    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    return jax.jit(function, compiler_options=options)
+    return jax.jit(function, compiler_options=options(quick=True))
 
 
 class Counted:

@@ -326,6 +326,25 @@ def test_combinations_without_the_section_are_invalid(scenario: mist.Scenario) -
     assert (ds.sel(hardware="h100_sxm").status == Status.OK).all()
 
 
+@pytest.mark.parametrize(
+    ("axes", "reason"),
+    [({"engine.policy": ["vllm", "static"]}, "mode=play"), ({"pipeline": ["chat", "rag"]}, "mist.evaluate")],
+)
+def test_what_the_steady_state_of_an_engine_does_not_describe(
+    scenario: mist.Scenario, axes: dict, reason: str
+) -> None:
+    """A policy or a pipeline that would change nothing in the figures gets a status instead of wrong ones."""
+    ds = mist.sweep(scenario, axes)
+    assert ds.status.values.tolist() == [Status.OK, Status.INVALID]
+    assert np.isnan(ds.ttft_s.values[1])
+    assert reason in ds.attrs["problems"][0]
+
+
+def test_short_names_of_chips(scenario: mist.Scenario) -> None:
+    ds = mist.sweep(scenario, {"hardware": ["h100", "mi300x"]}, variables=["chips"])
+    assert ds.hardware.values.tolist() == ["h100_sxm", "mi300x"]
+
+
 def test_slo_is_judged_by_the_means(scenario: mist.Scenario) -> None:
     ds = mist.sweep(scenario, {"slo.tpot": ["1 ms", "1 s"], "workload.rate": [1.0]})
     assert ds.meets_slo.values.ravel().tolist() == [0.0, 1.0]
