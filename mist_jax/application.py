@@ -97,6 +97,10 @@ def run_play(mapping: dict[str, Any], out: Path) -> Any:
 
         save(plot_latency_cdf(result), out / "latency_cdf.png")
         save(plot_timeline(result), out / "timeline.png")
+    if (mapping.get("output") or {}).get("timeline", False):
+        from mist_jax.io.perfetto import write_request_timeline
+
+        write_request_timeline(result, out / "timeline.json")
     write_report_if_asked(scenario, result, out, mapping)
     say(mapping, out, lambda: print_play(scenario, result), lambda: print_stages(result))
     return result

@@ -20,7 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from mist_jax.compare import _of_steady, measured_values, predict_played, with_load_of
+from mist_jax.compare import (
+    _of_steady,
+    measured_values,
+    predict_played,
+    shown,
+    title,
+    with_load_of,
+)
 from mist_jax.errors import ConfigError, nearest
 from mist_jax.io.benchmarks import BenchmarkResult, read_benchmark_result
 from mist_jax.schema import Scenario
@@ -190,7 +197,7 @@ def _predicted(scenario: Scenario, run: BenchmarkResult, method: str) -> dict[st
 
 def run_calibrate(mapping: dict[str, Any], out: Path) -> Any:
     """mode=calibrate: `mist-jax mode=calibrate calibrate.from=RESULT.json` (alias `from=`)."""
-    from mist_jax.application import start_jax
+    from mist_jax.application import start_jax, write_report_if_asked
     from mist_jax.schema import parse_scenario
 
     options = mapping.get("calibrate") or {}
@@ -211,31 +218,52 @@ def run_calibrate(mapping: dict[str, Any], out: Path) -> Any:
     out.mkdir(parents=True, exist_ok=True)
     target = Path(options.get("out") or out / "calibration.json")
     result.write(target)
+    write_report_if_asked(scenario, result, out, mapping)
     print_calibration(result)
     print(f"\nwritten to {target}; use it with calibration={target}")
     return result
 
 
+def shown_rows(result: CalibrationResult) -> list[tuple[str, str, str, str, str]]:
+    """(run, quantity, measured, before, after) of what was measured, in words."""
+    rows = []
+    for source, m, b, a in zip(result.sources, result.measured, result.before, result.after):
+        for name in (*NOISE, "e2e_mean_s"):
+            if not np.isfinite(m.get(name, np.nan)):
+                continue
+            cells = [f"{shown(name, v[name])} ({100 * (v[name] / m[name] - 1):+.1f} %)" for v in (b, a)]
+            rows.append((Path(source).name, title(name), shown(name, m[name]), *cells))
+    return rows
+
+
+def moved(result: CalibrationResult) -> list[tuple[str, float]]:
+    """(coefficient, about the factor on it), the largest change first."""
+    order = sorted(result.offsets.items(), key=lambda kv: -abs(kv[1]))
+    return [(name, math.exp(value)) for name, value in order if abs(value) > 0.01]
+
+
 def print_calibration(result: CalibrationResult) -> None:
     """Before and after, and what moved."""
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title="Before and after")
-    for name in ("run", "quantity", "measured", "before", "after"):
-        table.add_column(name)
-    for source, m, b, a in zip(result.sources, result.measured, result.before, result.after):
-        for q in (*NOISE, "e2e_mean_s"):
-            if not np.isfinite(m.get(q, np.nan)):
-                continue
-            cells = [f"{1e3 * v[q]:.2f} ms ({100 * (v[q] / m[q] - 1):+.1f} %)" for v in (b, a)]
-            table.add_row(Path(source).name, q.removesuffix("_s"), f"{1e3 * m[q]:.2f} ms", *cells)
-    moved = Table(title="Coefficients that moved")
-    moved.add_column("coefficient")
-    moved.add_column("factor, about")
-    for name, value in sorted(result.offsets.items(), key=lambda kv: -abs(kv[1])):
-        if abs(value) > 0.01:
-            moved.add_row(name, f"{math.exp(value):.2f}")
-    console = Console(width=100)
-    console.print(table)
-    console.print(moved)
+    from mist_jax.report.tables import console
+
+    out = console()
+    before_after = Table(box=None, pad_edge=False)
+    for name in ("run", "quantity"):
+        before_after.add_column(name)
+    for name in ("measured", "before", "after"):
+        before_after.add_column(name, justify="right")
+    for row in shown_rows(result):
+        before_after.add_row(*row)
+    out.print(Text("Before and after", style="bold"))
+    out.print(before_after)
+    factors = Table(box=None, pad_edge=False)
+    factors.add_column("coefficient")
+    factors.add_column("factor, about", justify="right")
+    for name, factor in moved(result):
+        factors.add_row(name, f"{factor:.2f}")
+    out.print()
+    out.print(Text("Coefficients that moved", style="bold"))
+    out.print(factors)

@@ -155,7 +155,7 @@ def run_trace(scenario: Scenario, result: BenchmarkResult) -> Any:
 
 def run_compare(mapping: dict[str, Any], out: Path) -> Any:
     """mode=compare: `mist-jax mode=compare compare.run=RESULT.json`."""
-    from mist_jax.application import start_jax, write
+    from mist_jax.application import start_jax, write, write_report_if_asked
     from mist_jax.schema import parse_scenario
 
     options = mapping.get("compare") or {}
@@ -177,7 +177,9 @@ def run_compare(mapping: dict[str, Any], out: Path) -> Any:
     start_jax()
     ds = compare(scenario, result, method=str(options.get("method", "auto")))
     write(ds, out, mapping)
-    print_comparison(with_load_of(scenario, result), ds)
+    loaded = with_load_of(scenario, result)
+    write_report_if_asked(loaded, ds, out, mapping)
+    print_comparison(loaded, ds)
     print(f"\nwritten to {out}")
     return ds
 
@@ -187,7 +189,6 @@ def print_comparison(scenario: Scenario, ds: xr.Dataset, to: Any = None) -> None
     from rich.table import Table
     from rich.text import Text
 
-    from mist_jax.report import quantities as q
     from mist_jax.report.tables import console, headline
 
     out = to or console()
@@ -204,8 +205,7 @@ def print_comparison(scenario: Scenario, ds: xr.Dataset, to: Any = None) -> None
     for name in ("measured", "predicted", "predicted / measured"):
         table.add_column(name, justify="right")
     for i, name in enumerate(ds["quantity"].values.tolist()):
-        show = q.duration if name.endswith("_s") and not name.endswith("per_s") else q.number
-        cells = [show(float(ds[c].values[i])) for c in ("measured", "predicted")]
+        cells = [shown(name, float(ds[c].values[i])) for c in ("measured", "predicted")]
         ratio = float(ds["ratio"].values[i])
         table.add_row(title(name), *cells, f"{ratio:.2f}" if np.isfinite(ratio) else "-")
     out.print(table)
@@ -213,6 +213,13 @@ def print_comparison(scenario: Scenario, ds: xr.Dataset, to: Any = None) -> None
     out.print(Text("What might explain the difference", style="bold"))
     for text in ds.attrs["explanations"].splitlines():
         out.print(Text(f"- {text}"))
+
+
+def shown(name: str, value: float) -> str:
+    """A latency with its unit, a rate as a number."""
+    from mist_jax.report import quantities as q
+
+    return q.duration(value) if name.endswith("_s") and not name.endswith("per_s") else q.number(value)
 
 
 def title(name: str) -> str:

@@ -14,10 +14,10 @@ from mist_jax import build
 from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, Status
 from mist_jax.intervals import add_intervals
+from mist_jax.kept_programs import Kept
 from mist_jax.physics.memory import MemoryUse, memory_use
 from mist_jax.physics.step import STEP_PARTS
 from mist_jax.physics.step_energy import ENERGY_SHARES
-from mist_jax.programs import compiled
 from mist_jax.queueing import steady
 from mist_jax.queueing.bridge_error import add_bridge_error
 from mist_jax.report import accessor as accessor  # registers `Dataset.mist`
@@ -57,9 +57,9 @@ VARIABLES = {
 def programs() -> dict[str, Any]:
     """The compiled steady-state programs; one serves every model and chip."""
     return {
-        "closed": compiled(steady.closed_loop),
-        "open": compiled(steady.open_loop),
-        "memory": compiled(memory_use),
+        "closed": Kept(steady.closed_loop, "closed_loop"),
+        "open": Kept(steady.open_loop, "open_loop"),
+        "memory": Kept(memory_use, "memory_use"),
     }
 
 

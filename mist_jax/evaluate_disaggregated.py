@@ -12,7 +12,7 @@ import xarray as xr
 
 from mist_jax import build
 from mist_jax.intervals import add_intervals
-from mist_jax.programs import compiled
+from mist_jax.kept_programs import Kept
 from mist_jax.queueing import steady_disaggregated as sd
 from mist_jax.schema import Scenario
 
@@ -30,7 +30,10 @@ POOL_VARIABLES = {
 
 @lru_cache(maxsize=1)
 def _programs() -> dict[str, Any]:
-    return {"closed": compiled(sd.closed_loop_disaggregated), "open": compiled(sd.open_loop_disaggregated)}
+    return {
+        "closed": Kept(sd.closed_loop_disaggregated, "closed_loop_disaggregated"),
+        "open": Kept(sd.open_loop_disaggregated, "open_loop_disaggregated"),
+    }
 
 
 def evaluate_disaggregated(scenario: Scenario) -> xr.Dataset:

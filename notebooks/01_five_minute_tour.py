@@ -103,7 +103,7 @@ print(launch_command(scenario).shell())
 # %%
 tail = played.attrs["ttft_p99_s"] / played.attrs["ttft_p50_s"]
 print(
-    f"Four further chips took {warm:.2f} s together. At {scenario.workload.rate:g} requests/s the slowest 1 % of the requests "
+    f"Four more answers took {warm:.2f} s together. At {scenario.workload.rate:g} requests/s the slowest 1 % of the requests "
     f"wait {tail:.1f} times as long for their first token as the median: plan with the playback's percentiles, "
     "search with the steady state."
 )

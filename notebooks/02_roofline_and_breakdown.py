@@ -23,6 +23,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import mist_jax as mist
+from mist_jax.report.plots import use_style
+
+use_style()
 
 base = ["model=llama3_1_8b", "hardware=h100_sxm", "parallelism=tp1", "workload=closed_1k_1k"]
 scenario = mist.load([*base, "workload.concurrency=16"])
@@ -65,7 +68,7 @@ for label, members in groups.items():
     bottom += height
 ax.set(xlabel="requests in flight", ylabel="share of the mean iteration")
 ax.legend(loc="lower left", fontsize=8)
-fig
+plt.show()
 
 # %% [markdown]
 # ## Which resource is worth buying?
@@ -89,7 +92,7 @@ for (name, values), style in zip(gain.items(), ("o-", "s--"), strict=True):
     ax.plot(batches, values, style, label=name)
 ax.set(xscale="log", xlabel="requests in flight", ylabel="% less TPOT per 1 % more", ylim=(-0.05, 1.05))
 ax.legend()
-fig
+plt.show()
 
 # %% [markdown]
 # ## Conclusion

@@ -18,8 +18,11 @@
 
 # %%
 # %matplotlib inline
+import numpy as np
+
 import mist_jax as mist
 from mist_jax.io.kubernetes import kubernetes_manifest
+from mist_jax.report.load_curve import load_curve
 from mist_jax.report.plots import plot_heatmap, plot_pareto
 
 start = mist.load(["model=qwen3_32b", "workload=chat", "workload.rate=12", "slo=interactive"])
@@ -86,6 +89,16 @@ played = mist.play(winner)
 played.mist.cdf(slo={"ttft_s": limits.ttft, "tpot_s": limits.tpot})
 
 # %% [markdown]
+# ## Under other loads
+# The mean with the interval of the calibration, and played percentiles, as far as the fleet keeps up. Where the band
+# has no upper end, a server at the slow end of what was measured would not keep up.
+
+# %%
+loads = start.workload.rate * np.array([0.25, 0.5, 0.75, 1.0, 1.1, 1.25])
+curve = load_curve(winner, loads, played=True, requests=600)
+curve.mist.load(slo={"ttft_s": limits.ttft, "tpot_s": limits.tpot})
+
+# %% [markdown]
 # ## The winner as a manifest
 
 # %%
@@ -102,3 +115,10 @@ print(
     f"{answer.candidates} fleets the recommendation is {best.text} at {best.usd_per_million_tokens:.2f} $; played, "
     f"{played.attrs['goodput_share']:.1%} of its requests keep the SLO, and {answer.bottleneck} is what binds."
 )
+if "headroom" in answer.intervals:
+    low, high = answer.intervals["headroom"]
+    print(
+        f"On a server between the slow and the quick end of the 80 % interval the traffic may grow {low:.2f} to {high:.2f} times"
+        + ("." if low >= 1 else f": at the slow end it is too much already, and {next(reversed(answer.would_change.values()), 'no fleet')} "
+           "would be the answer.")
+    )  # fmt: skip

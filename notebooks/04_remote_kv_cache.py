@@ -30,9 +30,12 @@ from mist_jax.physics.memory import kv_bytes_total
 from mist_jax.physics.step import step_seconds
 from mist_jax.programs import compiled
 from mist_jax.queueing.cache_curve import cache_curve
+from mist_jax.report.plots import use_style
 from mist_jax.stages.kv_cache import TIER_DEFAULTS, KVTier, load_alone_seconds
 from mist_jax.stages.protocol import Work
 from mist_jax.system.batch import prefill_batch
+
+use_style()
 
 jax.config.update("jax_enable_x64", True)
 scenario = mist.load(["model=llama3_1_70b", "hardware=h100_sxm", "parallelism=tp8"])
@@ -72,7 +75,7 @@ ax.set(xscale="log", yscale="log", xlabel="tokens of the prefix", ylabel="ms")
 ax.set_xticks(prefixes[::2], [f"{p / 1024:g}k" for p in prefixes[::2]])
 ax.minorticks_off()
 ax.legend(fontsize=7, ncols=2)
-fig
+plt.show()
 
 # %% [markdown]
 # ## Where the lines cross
@@ -106,8 +109,8 @@ sizes = np.array([1e9, 3e9, 1e10, 3e10, 1e11, 3e11, 1e12])
 hits = cache_curve(trace, sizes / unit_bytes)
 fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
 ax.plot(sizes / 1e9, hits * 100, "o-")
-ax.set(xscale="log", xlabel="cache (GB)", ylabel="% of prompt blocks found", ylim=(0, None))
-fig
+ax.set(xscale="log", xlabel="cache (GB)", ylabel="% of prompt blocks found", ylim=(0, 100))
+plt.show()
 
 # %% [markdown]
 # ## Conclusion

@@ -24,6 +24,9 @@ import numpy as np
 
 import mist_jax as mist
 from mist_jax.queueing.trace import Trace
+from mist_jax.report.plots import use_style
+
+use_style()
 
 scenario = mist.load(
     ["model=llama3_1_8b", "hardware=h100_sxm", "parallelism=tp1", "workload=chat", "engine.max_num_seqs=256"]
@@ -72,7 +75,7 @@ for (policy, ds), line in zip(by_policy.items(), ("-", "--", "-.", ":", (0, (5, 
     ax.plot(values * 1e3, np.arange(1, values.size + 1) / values.size, linestyle=line, label=policy)
 ax.set(xscale="log", xlabel="TTFT of the chats (ms)", ylabel="share of the chats")
 ax.legend()
-fig
+plt.show()
 
 # %% [markdown]
 # ## The token budget
@@ -93,7 +96,7 @@ ax.set(xscale="log", yscale="log", xlabel="token budget of an iteration", ylabel
 ax.set_xticks(budgets, budgets)
 ax.minorticks_off()
 ax.legend()
-fig
+plt.show()
 
 # %% [markdown]
 # ## Prompts on a chip of their own

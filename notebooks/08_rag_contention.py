@@ -25,7 +25,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import mist_jax as mist
+from mist_jax.report.plots import use_style
 from mist_jax.schema import PipelineSpec
+
+use_style()
 
 # %% [markdown]
 # ## The host and its work
@@ -85,10 +88,10 @@ for ax, stage in zip(axes, ("search", "load"), strict=True):
         xlabel="questions/s",
         ylabel="ms (grey: alone)",
         title={"search": "search", "load": "KV load"}[stage],
-        ylim=(0, None),
     )
+    ax.set_ylim(0, 1.1 * ax.get_ylim()[1])
 axes[1].legend(fontsize=8)
-fig
+plt.show()
 
 # %% [markdown]
 # ## Request by request
@@ -111,11 +114,11 @@ for (place, ds), style in zip(played.items(), ("-", "--"), strict=True):
     ax.plot(ttft * 1e3, np.arange(1, ttft.size + 1) / ttft.size, style, label=f"search {places[place]}")
 ax.set(xlabel="TTFT (ms)", ylabel="share of the requests")
 ax.legend(fontsize=8)
-fig
+plt.show()
 
 # %% [markdown]
 # ## What helps?
-# The slope of the end-to-end time with respect to each resource: by how much it falls if there is a hundredth more.
+# The slope of the end-to-end time with respect to each resource: by how much it falls if there is a little more.
 
 # %%
 slope = means["engine"][-1].elasticity
@@ -125,7 +128,7 @@ gains = {
 for (client, resource), value in sorted(gains.items(), key=lambda item: item[1])[:5]:
     if value < -1e-4:
         print(
-            f"a hundredth more {resource.replace('_', ' '):16} of {client:10} {-value:6.3f} hundredths less time"
+            f"1 % more {resource.replace('_', ' '):16} of {client:10} {-value:6.3f} % less time end to end"
         )
 
 # %% [markdown]

@@ -26,7 +26,9 @@ import mist_jax as mist
 from mist_jax.build import build_hardware
 from mist_jax.explore.chip import ChipModel, die_area
 from mist_jax.pytree import replace
-from mist_jax.report.plots import plot_convergence
+from mist_jax.report.plots import plot_convergence, use_style
+
+use_style()
 
 FLOPS = "hardware.peak.bf16,hardware.peak.fp8,hardware.peak.int8"  # move together
 BANDWIDTH, RATE = "hardware.memory.bandwidth", "workload.rate"
@@ -49,7 +51,7 @@ def scenario(isl, osl, *more):
 AREA = 814.0
 limits = {"die_area_mm2": f"<= {AREA}", "ttft_s": "<= 2.0", "tpot_s": "<= 0.05"}
 bounds = {FLOPS: ("100 TFLOP/s", "2000 TFLOP/s"), BANDWIDTH: ("1 TB/s", "8 TB/s"), RATE: (0.1, 200)}
-rates = np.geomspace(0.5, 100, 200)
+rates = np.geomspace(0.5, 100, 100)
 kept = ["output_tokens_per_s_per_chip", "ttft_s", "tpot_s", "status"]
 
 
@@ -62,7 +64,7 @@ found, same_chip = {}, {}
 for name, lengths in workloads.items():
     start = scenario(*lengths)
     found[name] = mist.search(
-        start, "output_tokens_per_s_per_chip", bounds, limits, starts=4, steps=40, polish=8
+        start, "output_tokens_per_s_per_chip", bounds, limits, starts=3, steps=30, polish=6
     )
     same_chip[name] = float(carried(mist.sweep(start, {RATE: rates}, variables=kept, progress=False)).max())
     best = found[name].best
@@ -79,7 +81,7 @@ plot_convergence(found["chat"].history)
 # The same question for chat, answered by brute force: a sweep over rate of the matrix units, bandwidth and load.
 
 # %%
-flops, bandwidth = np.geomspace(100e12, 2000e12, 16), np.geomspace(1e12, 8e12, 16)
+flops, bandwidth = np.geomspace(100e12, 2000e12, 12), np.geomspace(1e12, 8e12, 12)
 grid = mist.sweep(
     scenario(*workloads["chat"]),
     {"hardware.peak.bf16": flops, BANDWIDTH: bandwidth, RATE: rates},
@@ -109,8 +111,11 @@ ax.plot(3.35, 989.4, "wo", markeredgecolor="k", label="H100")
 best = found["chat"].best
 ax.plot(best[BANDWIDTH] / 1e12, best["hardware.peak.bf16"] / 1e12, "r*", markersize=12, label="found")
 ax.set(xscale="log", yscale="log", xlabel="TB/s", ylabel="TFLOP/s (bf16)", title="chat")
+ax.set_xticks([1, 2, 4, 8], [1, 2, 4, 8])
+ax.set_yticks([100, 200, 500, 1000, 2000], [100, 200, 500, 1000, 2000])
+ax.minorticks_off()
 ax.legend(loc="lower left", fontsize=8)
-fig
+plt.show()
 
 # %% [markdown]
 # ## Conclusion

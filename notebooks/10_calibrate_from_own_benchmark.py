@@ -30,6 +30,9 @@ import mist_jax as mist
 from mist_jax.calibrate import calibrate_from_run
 from mist_jax.compare import compare
 from mist_jax.io.benchmarks import read_benchmark_result
+from mist_jax.report.plots import use_style
+
+use_style()
 
 folder = Path(tempfile.mkdtemp())
 closed = ["model=llama3_1_8b", "hardware=h100_sxm", "parallelism=tp1", "workload=closed_1k_1k"]
@@ -97,7 +100,7 @@ ax.plot(levels[:4], [r.tpot.mean * 1e3 for r in runs[:4]], "ko", label="measured
 ax.plot(levels[4], runs[4].tpot.mean * 1e3, "k*", markersize=11, label="measured, kept apart")
 ax.set(xscale="log", xlabel="requests in flight", ylabel="TPOT (ms)")
 ax.legend(fontsize=8)
-fig
+plt.show()
 
 # %% [markdown]
 # ## Conclusion

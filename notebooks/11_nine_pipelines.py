@@ -24,6 +24,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import mist_jax as mist
+from mist_jax.report.plots import use_style
+
+use_style()
 
 pipelines = {
     "chat": 4.0,
@@ -90,7 +93,7 @@ for ax, (name, ds) in zip(axes.flat, played.items(), strict=True):
     )
     ax.set_xlabel("s")
 axes.flat[0].legend(loc="lower right", fontsize=8)
-fig
+plt.show()
 
 # %% [markdown]
 # ## What bounds the whole

@@ -7,6 +7,7 @@ import pytest
 from programs import HARDWARE, MODELS, Counted, make_system, make_workload
 
 from mist_jax import build
+from mist_jax.errors import Status
 from mist_jax.queueing import steady_disaggregated as sd
 from mist_jax.system.deployment import Transfer
 
@@ -61,3 +62,12 @@ def test_more_prefill_replicas_relieve_the_prefill_pool() -> None:
     pair, work = pools("llama3_1_8b"), make_workload(isl=6000, osl=64, rate=2.0)
     busy = [float(opened(*pair, transfer(), work, 1.0, n).prefill_utilization) for n in (1.0, 2.0, 4.0)]
     assert busy[0] > busy[1] > busy[2]
+
+
+def test_a_link_that_cannot_carry_the_prompts_is_over_capacity() -> None:
+    """2 prompts/s of 6,000 tokens of 131 kB of KV cache are 1.57 GB/s: four links of 0.2 GB/s are not enough."""
+    pair, work = pools("llama3_1_8b"), make_workload(isl=6000, osl=64, rate=2.0)
+    slow, wide = (opened(*pair, transfer(b), work, 1.0, 4.0).decode for b in (0.2e9, 0.8e9))
+    assert int(slow.status) == int(Status.UNSTABLE)
+    assert float(slow.load) == pytest.approx(2.0 * 6000 * 131072 / 0.8e9, rel=0.05)
+    assert int(wide.status) == int(Status.OK)

@@ -54,9 +54,8 @@ def test_reference_names_exist():
 def test_commands_of_the_tutorial_are_found_and_timed():
     page = (DOCS / "tutorial.md").read_text()
     names = [n for n, _ in script("time_tutorial").commands(page)]
-    assert {"help", "first answer", "own model", "own hardware", "own trace", "compare", "sweep"} <= set(
-        names
-    )
+    path = ("help", "first answer", "own model", "own hardware", "own trace", "own calibration", "sweep")
+    assert {*path, "compare", "recommendation"} <= set(names)
     times = page.partition("<!-- times -->")[2]
     for name in names:
         assert re.search(rf"^\| {name} \| \d+\.\d \| \d+\.\d \|$", times, re.M), (
@@ -95,6 +94,24 @@ def test_issue_templates_are_forms():
         assert all(
             f["type"] in ("input", "textarea", "checkboxes", "markdown", "dropdown") for f in form["body"]
         )
+
+
+def test_counts_of_chips_and_models_are_those_of_the_catalogue():
+    found = 0
+    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md"):
+        for chips, models in re.findall(
+            r"(\d+) chips (?:with sourced numbers, |and )(\d+) models", page.read_text()
+        ):
+            assert int(chips) == len(list((ROOT / "conf" / "hardware").glob("*.yaml"))), page.name
+            assert int(models) == len(list((ROOT / "conf" / "model").glob("*.yaml"))), page.name
+            found += 1
+    assert found == 2
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for page in ("README.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", (ROOT / page).read_text()):
+            assert (ROOT / target).exists(), f"{page}: {target}"
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from mist_jax.errors import Status
 from mist_jax.evaluate import VARIABLES, figures
 from mist_jax.evaluate_disaggregated import POOL_VARIABLES, pool_figures
 from mist_jax.explore.deployments import SLOTS, Deployment, Kind, Layout
+from mist_jax.kept_programs import Kept
 from mist_jax.physics.memory import memory_use
-from mist_jax.programs import compiled
 from mist_jax.pytree import replace
 from mist_jax.queueing import steady
 from mist_jax.queueing import steady_disaggregated as sd
@@ -198,18 +198,14 @@ class Programs:
     ) -> Any:
         """The program (columns [rows, outer], inner [numbers, inner]) → {name: [outer, inner, ...]}.
 
-        With `look` it is `memory_function` instead; `quick`: see `programs.compiled`.
+        With `look` it is `memory_function` instead; `quick`: see `programs.compiled`; compiled when first called.
         """
         key = (kind, layout.key, shape, np.dtype(dtype).name, look, quick)
         with self._lock:
             if key not in self._known:
                 point = memory_function(kind, layout) if look else point_function(kind, layout)
                 block = jax.vmap(jax.vmap(point, in_axes=(None, 1)), in_axes=(1, None))
-                example = (
-                    jax.ShapeDtypeStruct((int(layout.starts[-1]), shape[0]), dtype),
-                    jax.ShapeDtypeStruct((len(inner_paths(kind)), shape[1]), dtype),
-                )
-                self._known[key] = compiled(block, quick=quick).lower(*example).compile()
+                self._known[key] = Kept(block, f"block {key}", quick=quick)
             return self._known[key]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mist_jax.application import start_jax, wants_plots, write
+from mist_jax.application import start_jax, wants_plots, write, write_report_if_asked
 from mist_jax.errors import ConfigError, nearest
 from mist_jax.schema import parse_scenario
 
@@ -45,6 +45,7 @@ def run_sweep(mapping: dict[str, Any], out: Path) -> Any:
         write(result, out, mapping)
         if wants_plots(mapping):
             save_front(result, out)
+        write_report_if_asked(scenario, result, out, mapping)
         print_sweep(result)
     counts = ", ".join(f"{n} {text}" for text, n in count_status(result).items())
     print(f"{points} points: {counts}\nwritten to {out}")
@@ -77,6 +78,7 @@ def run_search(mapping: dict[str, Any], out: Path) -> Any:
         "runners_up": result.runners_up,
     }
     (out / "answer.json").write_text(json.dumps(answer, indent=2, default=str) + "\n")
+    write_report_if_asked(scenario, result, out, mapping)
     if not result.feasible:
         print(f"no design within the bounds meets the constraints ({result.evaluations} evaluations)")
     for path, value in result.best.items():
@@ -107,5 +109,6 @@ def run_recommend(mapping: dict[str, Any], out: Path) -> Any:
     }
     (out / "answer.json").write_text(json.dumps(answer, indent=2) + "\n")
     (out / "config.json").write_text(json.dumps(mapping, indent=2, default=str) + "\n")
+    write_report_if_asked(scenario, result, out, mapping)
     print(f"{result}\nwritten to {out}")
     return result

@@ -20,8 +20,8 @@ import numpy as np
 from mist_jax.errors import Status
 from mist_jax.explore import block, chip
 from mist_jax.explore.deployments import Deployment, Kind, Layout
+from mist_jax.kept_programs import Kept
 from mist_jax.physics.memory import memory_use
-from mist_jax.programs import compiled
 
 Array = Any
 
@@ -104,7 +104,7 @@ def _program(kind: Kind, layout_key: Any) -> Any:
             "c": c,
         }
 
-    return compiled(jax.vmap(one, in_axes=(0, 0, 0, None)), quick=True)
+    return Kept(jax.vmap(one, in_axes=(0, 0, 0, None)), f"gradient {kind} {layout_key}", quick=True)
 
 
 #: Layouts by tree, for the cache of programs.

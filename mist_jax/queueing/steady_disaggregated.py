@@ -228,7 +228,9 @@ def _disaggregated(
     capacity = rate_at(lane.limit, at_top[0])
     if clients is None:
         prefill_capacity = pool.lanes * pool.budget / (pool.step_full * pool.isl)
-        capacity = jnp.minimum(capacity, prefill_capacity)
+        # nor more prompts than the links of its replicas carry, each at most busy all the time
+        link_capacity = prefill_replicas * transfer.bandwidth / (nbytes * outside.transfer_scale)
+        capacity = jnp.minimum(capacity, jnp.minimum(prefill_capacity, link_capacity))
         assert offered is not None  # one of the two loads is given
         load = offered / jnp.maximum(capacity, 1e-30)
         unstable = load > 1.0

@@ -66,6 +66,10 @@ class MistAccessor:
         """See `mist_jax.report.plots.plot_convergence`."""
         return self._plot("convergence", *args, **kwargs)
 
+    def comparison(self, **kwargs: Any) -> Any:
+        """See `mist_jax.report.plots.plot_comparison`."""
+        return self._plot("comparison", **kwargs)
+
     def roofline(self, scenario: Any, **kwargs: Any) -> Any:
         """See `mist_jax.report.plots.plot_roofline`."""
         from mist_jax.report.plots import plot_roofline

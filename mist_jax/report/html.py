@@ -1,12 +1,11 @@
 """One self-contained HTML report of a run: question, answer, uncertainty, pictures, breakdown, assumptions, config.
 
-No scripts, no fonts, no external resources: pictures are embedded SVG.
+The pieces are in `html_parts`, the reports of searches, recommendations and comparisons in `html_answers`.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mist_jax import __version__
 from mist_jax.errors import ConfigError
 from mist_jax.report import quantities as q
 from mist_jax.report import style, tables
-from mist_jax.report.assumptions import assumption_rows
-from mist_jax.report.html_style import CSS
+from mist_jax.report.html_parts import assumptions, bars, cards, configuration, figure, mark, page, table
 from mist_jax.schema import Scenario
 
 #: What the cards of an answer show, in order; those that the dataset lacks are left out.
@@ -35,24 +32,37 @@ PLAY_CARDS = (
 
 
 def write_report(
-    scenario: Scenario, ds: xr.Dataset, path: str | Path, mapping: Mapping[str, Any] | None = None
+    scenario: Scenario, result: Any, path: str | Path, mapping: Mapping[str, Any] | None = None
 ) -> Path:
     """Write the HTML report of one run and return its path.
 
     Args:
         scenario: what was asked.
-        ds: the result of `evaluate`, `play` or `sweep`.
+        result: the dataset of `evaluate`, `play`, `sweep` or `compare`, or what `search`, `recommend` or
+            `calibrate_from_run` give.
         path: where to write; the folder is made.
         mapping: the composed configuration to print (default: the one that the scenario came from).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(scenario, ds, mapping), encoding="utf-8")
+    path.write_text(render(scenario, result, mapping), encoding="utf-8")
     return path
 
 
-def render(scenario: Scenario, ds: xr.Dataset, mapping: Mapping[str, Any] | None = None) -> str:
+def render(scenario: Scenario, result: Any, mapping: Mapping[str, Any] | None = None) -> str:
     """The report as text; see `write_report`."""
+    from mist_jax.report import html_answers
+
+    if not isinstance(result, xr.Dataset):
+        kinds = {
+            "Recommendation": "recommendation",
+            "SearchResult": "search",
+            "CalibrationResult": "calibration",
+        }
+        return getattr(html_answers, kinds[type(result).__name__])(scenario, result, mapping)
+    ds = result
+    if "quantity" in ds.dims:
+        return html_answers.comparison(scenario, ds, mapping)
     kind = kind_of(ds)
     first, second = tables.headline(scenario, ds)
     sections = [
@@ -60,18 +70,11 @@ def render(scenario: Scenario, ds: xr.Dataset, mapping: Mapping[str, Any] | None
         ("Answer", _answer(scenario, kind, ds)),
         ("Uncertainty", uncertainty(kind, ds, scenario.calibration)),
         ("Pictures", _pictures(scenario, kind, ds)),
-        ("Breakdown", _breakdown(ds)),
-        ("Assumptions and their sources", _assumptions(scenario, ds)),
-        ("Configuration", _configuration(scenario, mapping)),
+        ("Breakdown", breakdown(ds)),
+        ("Assumptions and their sources", assumptions(scenario, ds)),
+        ("Configuration", configuration(scenario, mapping)),
     ]
-    body = "\n".join(f"<section><h2>{escape(t)}</h2>\n{c}\n</section>" for t, c in sections if c)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(first)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        f'<header><h1>{escape(first)}</h1>\n<p class="soft">{escape(second)}</p></header>\n{body}\n'
-        f'<footer class="soft">MIST-JAX {escape(__version__)}; {_KINDS[kind]}.</footer>\n</main>\n</body>\n</html>\n'
-    )
+    return page(first, second, sections, _KINDS[kind])
 
 
 _KINDS = {
@@ -131,7 +134,7 @@ def _answer(scenario: Scenario, kind: str, ds: xr.Dataset) -> str:
         found = [(n, ds[n].item()) for n in EVALUATION_CARDS if n in ds and ds[n].ndim == 0]
         status = ds.attrs.get("status", "ok")
         trouble = "" if status == "ok" else f'<p class="missed">{escape(str(status))}</p>'
-        return trouble + _cards(found) + "".join(_verdicts(scenario, ds))
+        return trouble + cards(found) + "".join(_verdicts(scenario, ds))
     found = [(n, ds.attrs[n]) for n in PLAY_CARDS if n in ds.attrs]
     total, served = int(ds.attrs.get("requests", ds.sizes["request"])), int(ds.attrs.get("served", 0))
     text = f"<p>{served:,} of {total:,} requests were served, {total - served:,} refused, "
@@ -139,11 +142,11 @@ def _answer(scenario: Scenario, kind: str, ds: xr.Dataset) -> str:
     share, target = float(ds.attrs.get("goodput_share", np.nan)), scenario.slo.target
     if tables.slo_limits(scenario) and np.isfinite(share):
         text += f"<p>{q.percent(share)} of the requests are within the objective, "
-        text += f"{q.percent(target)} are asked for: {_mark(share >= target)}.</p>"
+        text += f"{q.percent(target)} are asked for: {mark(share >= target)}.</p>"
     latencies = tables.percentile_rows(ds)
     names = ("mean", *(f"p{p}" for p in tables.PERCENTILES))
     rows = [[name, *(q.duration(values[i]) for _, values in latencies)] for i, name in enumerate(names)]
-    return _cards(found) + text + table(["Latency", *(q.title(n) for n, _ in latencies)], rows)
+    return cards(found) + text + table(["Latency", *(q.title(n) for n, _ in latencies)], rows)
 
 
 def _verdicts(scenario: Scenario, ds: xr.Dataset) -> Iterable[str]:
@@ -152,21 +155,9 @@ def _verdicts(scenario: Scenario, ds: xr.Dataset) -> Iterable[str]:
             value = float(ds[name])
             yield (
                 f"<p>Mean {q.title(name)} is {q.duration(value)}, the limit {q.duration(limit)}: "
-                f"{_mark(value <= limit)}.</p>"
+                f"{mark(value <= limit)}.</p>"
             )
     yield '<p class="soft">Means of the steady state; mode=play gives the share of requests within the objective.</p>'
-
-
-def _mark(good: bool) -> str:
-    return '<span class="met">met</span>' if good else '<span class="missed">missed</span>'
-
-
-def _cards(found: Sequence[tuple[str, Any]]) -> str:
-    cards = (
-        f'<div class="card"><b>{escape(q.show(n, v))}</b><span>{escape(q.title(n))}</span></div>'
-        for n, v in found
-    )
-    return f'<div class="cards">{"".join(cards)}</div>'
 
 
 def _best_points(ds: xr.Dataset) -> str:
@@ -209,18 +200,31 @@ def uncertainty(kind: str, ds: xr.Dataset, calibration: str = "unknown") -> str:
     if pairs:
         level = ds.attrs.get("interval_level")
         head = ["Quantity", "low", "estimate", "high"]
-        rows = [[q.title(n), *(q.show(n, ds[m].item()) for m in (f"{n}_low", n, f"{n}_high"))] for n in pairs]
+        ends = {n: [ds[m].item() for m in (f"{n}_low", n, f"{n}_high")] for n in pairs}
+        rows = [[q.title(n), *(_end(n, v) for v in values)] for n, values in ends.items()]
         of = f" of {q.percent(level)} coverage" if level is not None else ""
-        return (
-            text
-            + f"<p>Intervals{of} from the calibration's errors on measurements that it was not fitted to.</p>"
-            + table(head, rows)
-        )
+        text += f"<p>Intervals{of} from the calibration's errors on measurements that it was not fitted to.</p>"
+        text += table(head, rows)
+        if any(v[2] == np.inf for v in ends.values()):
+            text += "<p>At the slow end of the interval the deployment does not keep up with the load.</p>"
+        return text + _closed_form(ds)
     if kind == "sweep" and any(str(n).endswith("_low") for n in ds.data_vars):
         return text + "<p>The dataset has an interval for each point; the pictures show it as a band.</p>"
     text += "<p><b>No interval.</b> This is a point estimate: the dataset carries no calibrated interval for it.</p>"
     if kind == "play":
         text += "<p>The percentiles describe how requests differ from each other, not how far the model may be off.</p>"
+    return text
+
+
+def _end(name: str, value: float) -> str:
+    return "does not keep up" if value == np.inf else q.show(name, value)
+
+
+def _closed_form(ds: xr.Dataset) -> str:
+    """What the steady state's closed form misses beside a playback, and its warning."""
+    text = f"<p>{escape(tables.bridge_line(ds))}</p>" if "ttft_bridge_error" in ds else ""
+    if "warning" in ds.attrs:
+        text += f'<p class="missed">{escape(str(ds.attrs["warning"]))}</p>'
     return text
 
 
@@ -246,7 +250,7 @@ def pictures(scenario: Scenario, kind: str, ds: xr.Dataset) -> list[tuple[Any, s
         ]
     if kind == "evaluate":
         return [
-            (lambda: plots.plot_breakdown(ds), "What the mean engine iteration is spent on."),
+            (lambda: plots.plotbreakdown(ds), "What the mean engine iteration is spent on."),
             (
                 lambda: plots.plot_roofline(scenario, ds),
                 "How close each operator comes to the limits of the chip.",
@@ -293,87 +297,18 @@ def _sweep_pictures(ds: xr.Dataset, slo: dict[str, float]) -> list[tuple[Any, st
     return out
 
 
-def figure(draw: Any, caption: str) -> str:
-    """A picture as embedded SVG with its caption; nothing if the dataset cannot give it."""
-    try:
-        fig = draw()
-    except ConfigError:
-        return ""
-    data = base64.b64encode(style.svg(fig)).decode()
-    width, height = (round(96 * x) for x in fig.get_size_inches())
-    fig.clear()
-    return (
-        f'<figure><img src="data:image/svg+xml;base64,{data}" width="{width}" height="{height}" '
-        f'alt="{escape(caption, quote=True)}"><figcaption>{escape(caption)}</figcaption></figure>'
-    )
-
-
-def _breakdown(ds: xr.Dataset) -> str:
+def breakdown(ds: xr.Dataset) -> str:
+    """Iteration by operator, request by stage, power by cause: what the dataset has."""
     parts = []
     if "breakdown_s" in ds and ds["breakdown_s"].ndim == 1:
         parts.append(
-            "<h3>Mean engine iteration by operator</h3>" + _bars(ds["breakdown_s"], "part", "s", sort=True)
+            "<h3>Mean engine iteration by operator</h3>" + bars(ds["breakdown_s"], "part", "s", sort=True)
         )
     if "stage_s" in ds and "request" in ds["stage_s"].dims:
         mean = ds["stage_s"].mean("request", skipna=True)
-        parts.append("<h3>Mean time of a request by stage</h3>" + _bars(mean, "stage", "s", sort=False))
+        parts.append("<h3>Mean time of a request by stage</h3>" + bars(mean, "stage", "s", sort=False))
     if "power_share_w" in ds and ds["power_share_w"].ndim == 1:
         parts.append(
-            "<h3>Power of one chip by cause</h3>" + _bars(ds["power_share_w"], "share", "W", sort=True)
+            "<h3>Power of one chip by cause</h3>" + bars(ds["power_share_w"], "share", "W", sort=True)
         )
     return "".join(parts)
-
-
-def _bars(values: xr.DataArray, dim: str, unit: str, sort: bool) -> str:
-    numbers = np.nan_to_num(values.values.astype(float))
-    total = numbers.sum()
-    order = np.argsort(-numbers, kind="stable") if sort else range(numbers.size)
-    rows = []
-    for i in order:
-        if numbers[i] <= 0:
-            continue
-        amount = q.duration(numbers[i]) if unit == "s" else f"{q.number(numbers[i])} {unit}"
-        name, share = escape(q.words(str(values[dim].values[i]))), numbers[i] / total
-        bar = f'<span class="bar" style="width:{100 * share:.1f}%"></span>'
-        rows.append(
-            f'<tr><td>{name}</td><td class="n">{amount}</td><td class="n">{q.percent(share)}</td>'
-            f'<td class="b">{bar}</td></tr>'
-        )
-    return f"<table class=bars><tbody>{''.join(rows)}</tbody></table>"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose other columns are numbers; many columns are stacked on a phone."""
-
-    titles = "".join(f"<th{' class=n' if i else ''}>{escape(h)}</th>" for i, h in enumerate(head))
-    body = ""
-    for row in rows:
-        cells = (
-            f'<td class="n" data-label="{escape(h, quote=True)}">{escape(c)}</td>'
-            for h, c in zip(head[1:], row[1:])
-        )
-        body += f"<tr><td>{escape(row[0])}</td>{''.join(cells)}</tr>"
-    kind = ' class="stack"' if len(head) > 4 else ""
-    return f"<div class=wide><table{kind}><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _assumptions(scenario: Scenario, ds: xr.Dataset) -> str:
-    rows = "".join(
-        f'<tr><td class="k">{escape(a)}</td><td>{escape(b)}</td><td class="soft">{escape(c)}</td></tr>'
-        for a, b, c in assumption_rows(scenario, ds)
-    )
-    return (
-        '<table class="sources"><thead><tr><th>What</th><th>Taken as</th><th>Source</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
-    )
-
-
-def _configuration(scenario: Scenario, mapping: Mapping[str, Any] | None) -> str:
-    from omegaconf import OmegaConf
-
-    config = dict(mapping or scenario.config)
-    text = OmegaConf.to_yaml(OmegaConf.create(config)) if config else "(not recorded)"
-    return (
-        "<p>The composed configuration, which gives this result again.</p>"
-        f"<details open><summary>Show or hide</summary><pre>{escape(text)}</pre></details>"
-    )

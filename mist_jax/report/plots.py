@@ -1,7 +1,7 @@
 """All pictures: functions that take a dataset and return a matplotlib figure; `save` writes one.
 
-The bodies are in `plots_play` (one deployment), `plots_sweep` and `plots_load` (many), `plots_search` and
-`plots_roofline`.
+The bodies are in `plots_play` (one deployment), `plots_sweep` and `plots_load` (many), `plots_search`,
+`plots_compare` and `plots_roofline`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mist_jax.report import style
+from mist_jax.report.plots_compare import plot_comparison
 from mist_jax.report.plots_load import load_axis, plot_load
 from mist_jax.report.plots_play import (
     plot_breakdown,
@@ -21,12 +22,14 @@ from mist_jax.report.plots_play import (
 from mist_jax.report.plots_roofline import plot_roofline
 from mist_jax.report.plots_search import plot_cache_curve, plot_convergence
 from mist_jax.report.plots_sweep import pareto_front, plot_heatmap, plot_pareto
+from mist_jax.report.style import use_style
 
 __all__ = [
     "load_axis",
     "pareto_front",
     "plot_breakdown",
     "plot_cache_curve",
+    "plot_comparison",
     "plot_convergence",
     "plot_gantt",
     "plot_heatmap",
@@ -37,6 +40,7 @@ __all__ = [
     "plot_stages",
     "plot_timeline",
     "save",
+    "use_style",
 ]
 
 

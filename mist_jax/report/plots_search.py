@@ -133,7 +133,7 @@ def plot_convergence(
         ax.set_yscale("log")
     ax.set_xlabel("Evaluations (count)")
     units = values.attrs.get("units", "")
-    name = values.attrs.get("long_name", q.title(y))
+    name = q.title(str(values.attrs.get("long_name", y)))
     ax.set_ylabel(f"{name[:1].upper()}{name[1:]}" + (f" ({units})" if units not in ("", "1") else ""))
     ax.set_title("Convergence of the search")
     fig.legend(loc="outside lower left", ncols=3)

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as _Figure
 
@@ -27,6 +28,7 @@ SEQUENTIAL = "viridis"
 WIDTH, HEIGHT = 4.4, 3.1
 
 RC: Any = {
+    "axes.prop_cycle": cycler(color=COLORS),
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -77,6 +79,11 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
             return draw(*args, **kwargs)
 
     return inside
+
+
+def use_style() -> None:
+    """Give pictures of one's own, drawn with pyplot, the style of this package (for the whole process)."""
+    matplotlib.rcParams.update(RC)
 
 
 def panels(

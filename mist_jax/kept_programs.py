@@ -1,0 +1,149 @@
+"""Compiled programs kept on disk as executables: a later process neither traces nor lowers them again.
+
+JAX's own cache saves the compilation alone; a process still traces the program to find its key, which takes longer than
+all the rest of a first answer. Here the key is made of what the trace depends on instead: the function's name, the
+structure and the types of its arguments, the package's sources and catalogs, the versions of JAX and its settings, and
+the machine's processor. Whatever goes wrong (another JAX, a read-only home, a broken file), the program is compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import platform
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mist_jax.paths import PACKAGE, cache_dir
+
+#: Files that nothing read for so long are removed when a new one is written.
+KEEP_S = 30 * 86400.0
+
+
+class Kept:
+    """A function of pytrees of numbers that is compiled once for each structure of its arguments, and once for all
+    processes. It cannot be differentiated or mapped over; `programs.compiled` can."""
+
+    def __init__(self, function: Callable[..., Any], name: str, *, quick: bool = False) -> None:
+        """`name` must tell the function apart from all others; `quick` as in `programs.compiled`."""
+        self.function, self.name, self.quick = function, name, quick
+        self._known: dict[Any, tuple[Any, Any]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, *args: Any) -> Any:
+        """The value of the function: numbers of the arguments as float64 or int64, a pytree of arrays back."""
+        import jax
+
+        leaves, structure = jax.tree.flatten(args)
+        values = [np.asarray(leaf) for leaf in leaves]
+        types = tuple((v.shape, v.dtype.name) for v in values)
+        key = (structure, types, jax.dtypes.canonicalize_dtype(np.float64).name)
+        if key not in self._known:
+            with self._lock:
+                if key not in self._known:
+                    self._known[key] = self._find(structure, types, f"{self.name} {self.quick} {key}")
+        program, skeleton = self._known[key]
+        out = program(*values)
+        return jax.tree.unflatten(jax.tree.structure(skeleton), out)
+
+    def _find(self, structure: Any, types: tuple, key: str) -> tuple[Any, Any]:
+        path = _path(key)
+        found = None if path is None else _load(path, len(types))
+        if found is not None:
+            return found
+        program, skeleton = self._compile(structure, types)
+        if path is not None:
+            _store(path, program, skeleton)
+        return program, skeleton
+
+    def _compile(self, structure: Any, types: tuple) -> tuple[Any, Any]:
+        import jax
+
+        from mist_jax.programs import compiled
+
+        seen: list[Any] = []
+
+        def flat(*leaves: Any) -> list[Any]:
+            out, tree = jax.tree.flatten(self.function(*jax.tree.unflatten(structure, leaves)))
+            seen.append(jax.tree.unflatten(tree, range(len(out))))
+            return out
+
+        flat.__name__ = self.function.__name__  # what profiles and logs of compilations show
+        examples = [jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for shape, dtype in types]
+        program = compiled(flat, quick=self.quick).lower(*examples).compile()
+        return program, seen[-1]
+
+
+@lru_cache(maxsize=1)
+def fingerprint() -> str:
+    """Of everything but the arguments that a program depends on."""
+    import jax
+    import jaxlib
+
+    h = hashlib.blake2b(digest_size=16)
+    for path in sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "catalog").glob("*.json")]):
+        h.update(str(path.relative_to(PACKAGE)).encode())
+        h.update(path.read_bytes())
+    settings = (os.environ.get("XLA_FLAGS", ""), str(jax.config.jax_default_matmul_precision))  # type: ignore[attr-defined]
+    for text in (jax.__version__, jaxlib.__version__, np.__version__, *settings, _processor()):
+        h.update(text.encode())
+    return h.hexdigest()
+
+
+def _processor() -> str:
+    """What machine code depends on: the processor's features where the system lists them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = next((x for x in lines if x.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()} {platform.processor()} {flags}"
+
+
+def _path(key: str) -> Path | None:
+    """The file of a program; None where nothing can be kept (an accelerator, or a key that names an address)."""
+    import jax
+
+    if jax.default_backend() != "cpu" or " at 0x" in key:
+        return None
+    digest = hashlib.blake2b(f"{fingerprint()} {key}".encode(), digest_size=16).hexdigest()
+    return cache_dir() / "programs" / digest
+
+
+def _load(path: Path, count: int) -> tuple[Any, Any] | None:
+    import jax
+    from jax.experimental.serialize_executable import deserialize_and_load
+
+    try:
+        payload, skeleton = pickle.loads(zlib.decompress(path.read_bytes()))
+        inputs = jax.tree.structure((tuple(range(count)), {}))
+        outputs = jax.tree.structure([0] * len(jax.tree.leaves(skeleton)))
+        program = deserialize_and_load(payload, inputs, outputs)
+        os.utime(path)
+    except Exception:  # another JAX, a broken file: compile it
+        return None
+    return program, skeleton
+
+
+def _store(path: Path, program: Any, skeleton: Any) -> None:
+    from jax.experimental.serialize_executable import serialize
+
+    try:
+        content = zlib.compress(pickle.dumps((serialize(program)[0], skeleton)), 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for old in path.parent.iterdir():
+            if time.time() - old.stat().st_mtime > KEEP_S:
+                old.unlink(missing_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(content)
+        part.replace(path)  # two processes at once: the last one wins, both files are whole
+    except Exception:  # a read-only home, or an executable that cannot be written: go without
+        return
