@@ -34,8 +34,9 @@ def compare(scenario: Scenario, result: BenchmarkResult | str | Path, *, method:
 
     Returns:
         Dataset along `quantity`: `measured`, `predicted` (SI) and `ratio` = predicted / measured; NaN where either
-        does not know it. The attribute `explanations` has a line each for what might explain the difference, the
-        likeliest first, `method` says how it was predicted, `load` and `kv_occupancy` are those of the prediction.
+        does not know it; `low` and `high`: the 80 % interval of predicted means, where the calibration has one. The
+        attribute `explanations` has a line each for what might explain the difference, the likeliest first; `method`
+        says how it was predicted; `load` and `kv_occupancy` are those of the prediction.
 
     Raises:
         ConfigError: a file that cannot be read, an unknown method, or a deployment that cannot be.
@@ -63,11 +64,18 @@ def compare(scenario: Scenario, result: BenchmarkResult | str | Path, *, method:
     right = np.array([predicted.get(n, np.nan) for n in names])
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(left > 0, right / left, np.nan)
+    ends = np.array([_ends(steady, n) for n in names]).T
     ds = xr.Dataset(
         {
             "measured": ("quantity", left, {"long_name": "measured, SI units"}),
             "predicted": ("quantity", right, {"long_name": "predicted, SI units"}),
             "ratio": ("quantity", ratio, {"units": "1", "long_name": "predicted over measured"}),
+            "low": ("quantity", right * ends[0], {"long_name": "low end of the prediction's 80 % interval"}),
+            "high": (
+                "quantity",
+                right * ends[1],
+                {"long_name": "high end of the prediction's 80 % interval"},
+            ),
         },
         coords={
             "quantity": names,
@@ -87,6 +95,15 @@ def compare(scenario: Scenario, result: BenchmarkResult | str | Path, *, method:
         "explanations": "\n".join(reasons),
     }
     return ds
+
+
+def _ends(steady: xr.Dataset, name: str) -> tuple[float, float]:
+    """Ends of the interval of a mean latency over its estimate; NaN for all else."""
+    variable = name.removesuffix("_mean_s") + "_s"
+    if not name.endswith("_mean_s") or f"{variable}_low" not in steady:
+        return np.nan, np.nan
+    low, high = (float(steady[f"{variable}_{end}"] / steady[variable]) for end in ("low", "high"))
+    return low, high
 
 
 def with_load_of(scenario: Scenario, result: BenchmarkResult) -> Scenario:
@@ -202,17 +219,29 @@ def print_comparison(scenario: Scenario, ds: xr.Dataset, to: Any = None) -> None
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("quantity")
-    for name in ("measured", "predicted", "predicted / measured"):
+    for name in ("measured", "predicted", "80 % interval", "predicted /\nmeasured"):
         table.add_column(name, justify="right")
-    for i, name in enumerate(ds["quantity"].values.tolist()):
-        cells = [shown(name, float(ds[c].values[i])) for c in ("measured", "predicted")]
-        ratio = float(ds["ratio"].values[i])
-        table.add_row(title(name), *cells, f"{ratio:.2f}" if np.isfinite(ratio) else "-")
+    for row in comparison_rows(ds):
+        table.add_row(*row)
     out.print(table)
     out.print()
     out.print(Text("What might explain the difference", style="bold"))
     for text in ds.attrs["explanations"].splitlines():
         out.print(Text(f"- {text}"))
+
+
+def comparison_rows(ds: xr.Dataset) -> list[tuple[str, str, str, str, str]]:
+    """(quantity, measured, predicted, interval of the prediction, ratio) of what was measured, in words."""
+    rows = []
+    for i, name in enumerate(ds["quantity"].values.tolist()):
+        at = {str(n): float(v.values[i]) for n, v in ds.data_vars.items()}
+        if not np.isfinite(at["measured"]):
+            continue
+        ends = [shown(name, v) if np.isfinite(v) else "?" for v in (at["low"], at["high"])]
+        interval = " to ".join(ends) if np.isfinite(at["low"]) else ""
+        ratio = f"{at['ratio']:.2f}" if np.isfinite(at["ratio"]) else "-"
+        rows.append((title(name), shown(name, at["measured"]), shown(name, at["predicted"]), interval, ratio))
+    return rows
 
 
 def shown(name: str, value: float) -> str:

@@ -45,7 +45,9 @@ def test_prose_claims_no_figures():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive:UserWarning")  # `plt.show()` without a screen
+@pytest.mark.filterwarnings(
+    "ignore:FigureCanvasAgg is non-interactive:UserWarning"
+)  # `plt.show()` without a screen
 def test_all_run_within_the_budget(monkeypatch, tmp_path, capsys):
     import matplotlib
     import matplotlib.pyplot as plt

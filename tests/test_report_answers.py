@@ -107,6 +107,8 @@ def test_report_of_a_comparison(scenario: mist.Scenario) -> None:
             "measured": ("quantity", [0.1, 0.02, np.nan]),
             "predicted": ("quantity", [0.2, 0.02, 4.0]),
             "ratio": ("quantity", [2.0, 1.0, np.nan]),
+            "low": ("quantity", [0.15, np.nan, np.nan]),
+            "high": ("quantity", [0.25, np.nan, np.nan]),
         },
         coords={"quantity": ["ttft_mean_s", "tpot_mean_s", "request_rate"]},
         attrs={
@@ -117,7 +119,7 @@ def test_report_of_a_comparison(scenario: mist.Scenario) -> None:
         },
     )
     page = read(html.render(scenario, ds))
-    for expected in ("100 ms", "200 ms", "2.00", "the file <says>", "if so", "run.json"):
+    for expected in ("100 ms", "200 ms", "150 ms to 250 ms", "2.00", "the file <says>", "if so", "run.json"):
         assert expected in page.text, expected
     assert len(page.sources) == 1
     fig = ds.mist.comparison()

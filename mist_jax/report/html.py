@@ -203,7 +203,9 @@ def uncertainty(kind: str, ds: xr.Dataset, calibration: str = "unknown") -> str:
         ends = {n: [ds[m].item() for m in (f"{n}_low", n, f"{n}_high")] for n in pairs}
         rows = [[q.title(n), *(_end(n, v) for v in values)] for n, values in ends.items()]
         of = f" of {q.percent(level)} coverage" if level is not None else ""
-        text += f"<p>Intervals{of} from the calibration's errors on measurements that it was not fitted to.</p>"
+        text += (
+            f"<p>Intervals{of} from the calibration's errors on measurements that it was not fitted to.</p>"
+        )
         text += table(head, rows)
         if any(v[2] == np.inf for v in ends.values()):
             text += "<p>At the slow end of the interval the deployment does not keep up with the load.</p>"

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
 from mist_jax.errors import ConfigError
@@ -193,21 +192,19 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def comparison(scenario: Scenario, ds: xr.Dataset, mapping: Mapping[str, Any] | None) -> str:
     """The report of `mist_jax.compare.compare`: measured, predicted, and what might explain the difference."""
-    from mist_jax.compare import shown, title
+    from mist_jax.compare import comparison_rows
     from mist_jax.report.plots import plot_comparison
 
-    rows = []
-    for i, name in enumerate(ds["quantity"].values.tolist()):
-        ratio = float(ds["ratio"].values[i])
-        cells = [shown(name, float(ds[c].values[i])) for c in ("measured", "predicted")]
-        rows.append([title(name), *cells, f"{ratio:.2f}" if np.isfinite(ratio) else "–"])
     reasons = "".join(f"<li>{escape(t)}</li>" for t in str(ds.attrs["explanations"]).splitlines())
     drawn = figure(lambda: plot_comparison(ds), "Predicted over measured; at 1 they agree.")
     first, second = tables.headline(scenario, ds)
     source = f"{ds.attrs['run']} ({ds.attrs['form']}); predicted: {ds.attrs['method']}"
     sections: Sections = [
         ("Question", f"<p>Does the description give what was measured in {escape(source)}?</p>"),
-        ("Answer", table(["Quantity", "Measured", "Predicted", "Predicted / measured"], rows)),
+        (
+            "Answer",
+            table(["Quantity", "Measured", "Predicted", "80 % interval", "Ratio"], comparison_rows(ds)),
+        ),
         ("What might explain the difference", f"<ul>{reasons}</ul>"),
         ("Pictures", f'<div class="figures">{drawn}</div>'),
         ("Assumptions and their sources", assumptions(scenario, ds)),
