@@ -15,7 +15,8 @@ import platform
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -49,18 +50,18 @@ class Kept:
         if key not in self._known:
             with self._lock:
                 if key not in self._known:
-                    self._known[key] = self._find(structure, types, f"{self.name} {self.quick} {key}")
+                    self._known[key] = self._find(structure, types, f"{self.name} {self.quick} {key}", values)
         program, skeleton = self._known[key]
-        out = program(*values)
-        return jax.tree.unflatten(jax.tree.structure(skeleton), out)
+        return jax.tree.unflatten(jax.tree.structure(skeleton), program(*values))
 
-    def _find(self, structure: Any, types: tuple, key: str) -> tuple[Any, Any]:
+    def _find(self, structure: Any, types: tuple, key: str, values: list[Any]) -> tuple[Any, Any]:
         path = _path(key)
-        found = None if path is None else _load(path, len(types))
+        found = None if path is None else _load(path, values)
         if found is not None:
             return found
-        program, skeleton = self._compile(structure, types)
-        if path is not None:
+        with _not_cached_by_jax() as was_read:
+            program, skeleton = self._compile(structure, types)
+        if path is not None and not was_read():
             _store(path, program, skeleton)
         return program, skeleton
 
@@ -76,7 +77,7 @@ class Kept:
             seen.append(jax.tree.unflatten(tree, range(len(out))))
             return out
 
-        flat.__name__ = self.function.__name__  # what profiles and logs of compilations show
+        flat.__name__ = f"kept_{self.function.__name__}"  # what profiles and logs of compilations show
         examples = [jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for shape, dtype in types]
         program = compiled(flat, quick=self.quick).lower(*examples).compile()
         return program, seen[-1]
@@ -118,15 +119,50 @@ def _path(key: str) -> Path | None:
     return cache_dir() / "programs" / digest
 
 
-def _load(path: Path, count: int) -> tuple[Any, Any] | None:
+#: One entry for each program that JAX's own cache gave.
+_HITS: list[str] = []
+
+
+@lru_cache(maxsize=1)
+def _listen() -> None:
+    import jax
+
+    def on_event(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            _HITS.append(event)
+
+    jax.monitoring.register_event_listener(on_event)
+
+
+@contextmanager
+def _not_cached_by_jax() -> Iterator[Callable[[], bool]]:
+    """Compile without JAX's cache writing; what it gives is a function that says whether JAX's cache was read.
+
+    An executable that came from JAX's cache cannot be written again: its functions are lost (XLA's CPU backend).
+    """
+    import jax
+
+    _listen()
+    name, count = "jax_persistent_cache_min_compile_time_secs", len(_HITS)
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+    try:
+        yield lambda: len(_HITS) > count
+    finally:
+        jax.config.update(name, before)
+
+
+def _load(path: Path, values: list[Any]) -> tuple[Any, Any] | None:
+    """The program in the file, once it has run on `values`."""
     import jax
     from jax.experimental.serialize_executable import deserialize_and_load
 
     try:
         payload, skeleton = pickle.loads(zlib.decompress(path.read_bytes()))
-        inputs = jax.tree.structure((tuple(range(count)), {}))
+        inputs = jax.tree.structure((tuple(range(len(values))), {}))
         outputs = jax.tree.structure([0] * len(jax.tree.leaves(skeleton)))
         program = deserialize_and_load(payload, inputs, outputs)
+        jax.block_until_ready(program(*values))
         os.utime(path)
     except Exception:  # another JAX, a broken file: compile it
         return None

@@ -92,3 +92,32 @@ def test_a_folder_that_cannot_be_written_is_no_trouble(tmp_path, monkeypatch):
     monkeypatch.setenv("MIST_CACHE_DIR", str(tmp_path / "file"))
     out = Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
     assert float(out["s"][-1]) == 1.0
+
+
+def test_what_came_from_jax_s_own_cache_is_not_kept(folder, monkeypatch):
+    """Such an executable has lost its functions when it is written once more; see `_not_cached_by_jax`."""
+
+    def from_cache(self, structure, types, real=Kept._compile):
+        jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
+        return real(self, structure, types)
+
+    monkeypatch.setattr(Kept, "_compile", from_cache)
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    out = Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
+    assert float(out["s"][-1]) == 1.0
+    assert not folder.exists()
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == before
+
+
+def test_a_program_that_does_not_run_is_compiled_again(folder, monkeypatch):
+    first = Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
+
+    def broken(*args, **kwargs):
+        def run(*values):
+            raise jax.errors.JaxRuntimeError("NOT_FOUND: function")
+
+        return run
+
+    monkeypatch.setattr("jax.experimental.serialize_executable.deserialize_and_load", broken)
+    again = Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
+    np.testing.assert_array_equal(again["s"], first["s"])
