@@ -3,7 +3,9 @@
 JAX's own cache saves the compilation alone; a process still traces the program to find its key, which takes longer than
 all the rest of a first answer. Here the key is made of what the trace depends on instead: the function's name, the
 structure and the types of its arguments, the package's sources and catalogs, the versions of JAX and its settings, and
-the machine's processor. Whatever goes wrong (another JAX, a read-only home, a broken file), the program is compiled.
+the machine's processor. Its file names an executable, which is kept by the program's own text: sources that change and
+leave a program as it was cost a trace, but no compilation. Whatever goes wrong (another JAX, a read-only home, a broken
+file), the program is compiled.
 """
 
 from __future__ import annotations
@@ -55,17 +57,28 @@ class Kept:
         return jax.tree.unflatten(jax.tree.structure(skeleton), program(*values))
 
     def _find(self, structure: Any, types: tuple, key: str, values: list[Any]) -> tuple[Any, Any]:
-        path = _path(key)
-        found = None if path is None else _load(path, values)
-        if found is not None:
-            return found
-        with _not_cached_by_jax() as was_read:
-            program, skeleton = self._compile(structure, types)
-        if path is not None and not was_read():
-            _store(path, program, skeleton)
+        alias = _path(key)
+        known = None if alias is None else _read(alias)
+        if known is not None:
+            program = _load(*known, values)
+            if program is not None:
+                return program, known[1]
+        lowered, skeleton = self._lower(structure, types)
+        if alias is None:
+            return lowered.compile(), skeleton
+        # other sources, perhaps the same program
+        name = _digest(f"{_machine()} {self.quick} {lowered.as_text()}")
+        program = _load(name, skeleton, values)
+        if program is None:
+            with _not_cached_by_jax() as was_read:
+                program = lowered.compile()
+            if was_read() or not _store(name, program):
+                return program, skeleton
+        _write(alias, pickle.dumps((name, skeleton)))
         return program, skeleton
 
-    def _compile(self, structure: Any, types: tuple) -> tuple[Any, Any]:
+    def _lower(self, structure: Any, types: tuple) -> tuple[Any, Any]:
+        """The program ready to be compiled, and a pytree like its result with the places of the leaves."""
         import jax
 
         from mist_jax.programs import compiled
@@ -79,44 +92,62 @@ class Kept:
 
         flat.__name__ = f"kept_{self.function.__name__}"  # what profiles and logs of compilations show
         examples = [jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for shape, dtype in types]
-        program = compiled(flat, quick=self.quick).lower(*examples).compile()
-        return program, seen[-1]
+        return compiled(flat, quick=self.quick).lower(*examples), seen[-1]
 
 
 @lru_cache(maxsize=1)
 def fingerprint() -> str:
-    """Of everything but the arguments that a program depends on."""
-    import jax
-    import jaxlib
-
+    """Of the sources and catalogs that a trace may depend on."""
     h = hashlib.blake2b(digest_size=16)
     for path in sorted([*PACKAGE.rglob("*.py"), *(PACKAGE / "catalog").glob("*.json")]):
-        h.update(str(path.relative_to(PACKAGE)).encode())
-        h.update(path.read_bytes())
-    settings = (os.environ.get("XLA_FLAGS", ""), str(jax.config.jax_default_matmul_precision))  # type: ignore[attr-defined]
-    for text in (jax.__version__, jaxlib.__version__, np.__version__, *settings, _processor()):
-        h.update(text.encode())
+        place = path.relative_to(PACKAGE)
+        if place.parts[0] not in ("io", "report"):
+            h.update(str(place).encode())
+            h.update(path.read_bytes())
     return h.hexdigest()
 
 
-def _processor() -> str:
-    """What machine code depends on: the processor's features where the system lists them."""
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """What compiled code depends on beside the program: versions, settings, and the processor's features."""
+    import jax
+    from jaxlib.version import __version__ as jaxlib_version
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    flags = next((x for x in lines if x.startswith(("flags", "Features"))), "")
-    return f"{platform.machine()} {platform.processor()} {flags}"
+    features = next((x for x in lines if x.startswith(("flags", "Features"))), platform.processor())
+    settings = (os.environ.get("XLA_FLAGS", ""), str(jax.config.jax_default_matmul_precision))  # type: ignore[attr-defined]
+    versions = (jax.__version__, jaxlib_version, np.__version__)
+    return " ".join((*versions, *settings, platform.machine(), features))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _folder() -> Path:
+    return cache_dir() / "programs"
 
 
 def _path(key: str) -> Path | None:
-    """The file of a program; None where nothing can be kept (an accelerator, or a key that names an address)."""
+    """The file that knows the program of a key; None on an accelerator, or for a key that names an address."""
     import jax
 
     if jax.default_backend() != "cpu" or " at 0x" in key:
         return None
-    digest = hashlib.blake2b(f"{fingerprint()} {key}".encode(), digest_size=16).hexdigest()
-    return cache_dir() / "programs" / digest
+    return _folder() / _digest(f"{fingerprint()} {_machine()} {key}")
+
+
+def _read(path: Path) -> tuple[str, Any] | None:
+    """(name of the executable, skeleton of its result) of a key's file."""
+    try:
+        name, skeleton = pickle.loads(path.read_bytes())
+        os.utime(path)
+    except Exception:  # not there, or broken
+        return None
+    return name, skeleton
 
 
 #: One entry for each program that JAX's own cache gave.
@@ -152,13 +183,16 @@ def _not_cached_by_jax() -> Iterator[Callable[[], bool]]:
         jax.config.update(name, before)
 
 
-def _load(path: Path, values: list[Any]) -> tuple[Any, Any] | None:
-    """The program in the file, once it has run on `values`."""
+def _load(name: str, skeleton: Any, values: list[Any]) -> Any:
+    """The executable of that name, once it has run on `values`; None if there is none."""
     import jax
     from jax.experimental.serialize_executable import deserialize_and_load
 
+    path = _folder() / f"{name}.xla"
+    if not path.exists():
+        return None
     try:
-        payload, skeleton = pickle.loads(zlib.decompress(path.read_bytes()))
+        payload = zlib.decompress(path.read_bytes())
         inputs = jax.tree.structure((tuple(range(len(values))), {}))
         outputs = jax.tree.structure([0] * len(jax.tree.leaves(skeleton)))
         program = deserialize_and_load(payload, inputs, outputs)
@@ -166,20 +200,30 @@ def _load(path: Path, values: list[Any]) -> tuple[Any, Any] | None:
         os.utime(path)
     except Exception:  # another JAX, a broken file: compile it
         return None
-    return program, skeleton
+    return program
 
 
-def _store(path: Path, program: Any, skeleton: Any) -> None:
+def _store(name: str, program: Any) -> bool:
+    """Write an executable; False where that cannot be done."""
     from jax.experimental.serialize_executable import serialize
 
     try:
-        content = zlib.compress(pickle.dumps((serialize(program)[0], skeleton)), 1)
+        content = zlib.compress(serialize(program)[0], 1)
+    except Exception:  # an executable that cannot be written
+        return False
+    return _write(_folder() / f"{name}.xla", content)
+
+
+def _write(path: Path, content: bytes) -> bool:
+    """A file in one piece; old ones go. False where the folder cannot be written."""
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for old in path.parent.iterdir():
             if time.time() - old.stat().st_mtime > KEEP_S:
                 old.unlink(missing_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
+        part = path.with_name(f"{path.name}.{os.getpid()}")
         part.write_bytes(content)
         part.replace(path)  # two processes at once: the last one wins, both files are whole
-    except Exception:  # a read-only home, or an executable that cannot be written: go without
-        return
+    except OSError:  # a read-only home: go without
+        return False
+    return True

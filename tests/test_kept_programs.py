@@ -38,11 +38,17 @@ def folder(tmp_path, monkeypatch):
         yield tmp_path / "programs"
 
 
+def files(folder) -> tuple[int, int]:
+    """(keys, executables) in the folder."""
+    executables = len(list(folder.glob("*.xla")))
+    return len(list(folder.iterdir())) - executables, executables
+
+
 def test_a_second_process_neither_traces_nor_gets_other_numbers(folder):
     work = np.linspace(0.0, 1.0, 7)
     first = Kept(seconds, "seconds")(Chip(rate=3.0), work)
     assert Counted.traces == 1
-    assert len(list(folder.iterdir())) == 1
+    assert files(folder) == (1, 1)
     again = Kept(seconds, "seconds")(Chip(rate=3.0), work)  # nothing known: as in another process
     assert Counted.traces == 1
     np.testing.assert_array_equal(again["s"], first["s"])
@@ -60,26 +66,32 @@ def test_numbers_share_a_program_and_structure_does_not(folder):
     assert float(program(Chip(rate=2.0, kind="tpu"), work)["chip"].rate) == 2.0
     program(Chip(rate=2.0), np.ones(4))
     assert Counted.traces == 4
-    assert len(list(folder.iterdir())) == 4
+    assert files(folder) == (4, 4)
 
 
-def test_other_sources_are_another_program(folder, monkeypatch):
-    Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
+def test_other_sources_of_the_same_program_cost_a_trace_and_no_compilation(folder, monkeypatch):
+    first = Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
     monkeypatch.setattr(kept_programs, "fingerprint", lambda: "changed")
+    monkeypatch.setattr(kept_programs, "_store", None)  # nothing is compiled, so nothing is stored
+    again = Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
+    np.testing.assert_array_equal(again["s"], first["s"])
+    assert Counted.traces == 2
+    assert files(folder) == (2, 1)
     Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
     assert Counted.traces == 2
-    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense"])
-def test_a_broken_file_is_replaced(folder, content):
+@pytest.mark.parametrize("which", ["key", "executable"])
+def test_a_broken_file_is_replaced(folder, content, which):
     first = Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
-    (path,) = folder.iterdir()
+    path = next(p for p in folder.iterdir() if (p.suffix == ".xla") == (which == "executable"))
     path.write_bytes(content)
     again = Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
     np.testing.assert_array_equal(again["s"], first["s"])
     assert Counted.traces == 2
     assert path.read_bytes() != content
+    assert files(folder) == (1, 1)
 
 
 def test_nothing_is_kept_of_what_names_an_address(folder):
@@ -97,11 +109,21 @@ def test_a_folder_that_cannot_be_written_is_no_trouble(tmp_path, monkeypatch):
 def test_what_came_from_jax_s_own_cache_is_not_kept(folder, monkeypatch):
     """Such an executable has lost its functions when it is written once more; see `_not_cached_by_jax`."""
 
-    def from_cache(self, structure, types, real=Kept._compile):
-        jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
-        return real(self, structure, types)
+    lower = Kept._lower
 
-    monkeypatch.setattr(Kept, "_compile", from_cache)
+    class FromCache:
+        def __init__(self, lowered):
+            self.as_text, self._lowered = lowered.as_text, lowered
+
+        def compile(self):
+            jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
+            return self._lowered.compile()
+
+    def lower_cached(self, structure, types):
+        lowered, skeleton = lower(self, structure, types)
+        return FromCache(lowered), skeleton
+
+    monkeypatch.setattr(Kept, "_lower", lower_cached)
     before = jax.config.jax_persistent_cache_min_compile_time_secs
     out = Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
     assert float(out["s"][-1]) == 1.0

@@ -337,3 +337,27 @@ def test_short_names():
 def test_reading_a_config_needs_no_jax():
     code = "import sys, mist_jax.io.huggingface as h; h.read_config; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_config_of_one_s_own_becomes_an_option(tmp_path, capsys, monkeypatch):
+    """The recipe of CONTRIBUTING: one file, named after its folder, and a run that uses it."""
+    import json
+
+    import mist_jax as mist
+    from mist_jax.io import export_model_yaml
+
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 512, "num_hidden_layers": 4,
+              "num_attention_heads": 8, "intermediate_size": 1024, "vocab_size": 1000}  # fmt: skip
+    (tmp_path / "My-Model").mkdir()
+    source = tmp_path / "My-Model" / "config.json"
+    source.write_text(json.dumps(config))
+    arguments = ["export", str(source), "--out", str(tmp_path / "own" / "model")]
+    monkeypatch.setattr("sys.argv", arguments)
+    export_model_yaml.main()
+    assert capsys.readouterr().out.split() == [str(tmp_path / "own" / "model" / "my_model.yaml")]
+    scenario = mist.load(["model=my_model"], config_dir=tmp_path / "own")
+    assert (scenario.model.name, scenario.model.source) == ("My-Model", "config.json of My-Model")
+    source.write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        export_model_yaml.main()
+    assert stop.value.code == 2

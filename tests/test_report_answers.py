@@ -149,6 +149,12 @@ def test_report_of_a_calibration(scenario: mist.Scenario) -> None:
     assert "layer_s" not in text
 
 
+def test_pictures_of_an_evaluation_are_drawn(scenario: mist.Scenario) -> None:
+    draw, caption = html.pictures(scenario, "evaluate", evaluation())[0]
+    assert style.overlapping_texts(draw()) == []
+    assert "iteration" in caption
+
+
 def test_an_endless_interval_is_said_in_words() -> None:
     ds = evaluation()
     ds["ttft_s_low"], ds["ttft_s_high"] = ds.ttft_s * 0.8, ds.ttft_s * np.inf

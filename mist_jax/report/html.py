@@ -252,7 +252,7 @@ def pictures(scenario: Scenario, kind: str, ds: xr.Dataset) -> list[tuple[Any, s
         ]
     if kind == "evaluate":
         return [
-            (lambda: plots.plotbreakdown(ds), "What the mean engine iteration is spent on."),
+            (lambda: plots.plot_breakdown(ds), "What the mean engine iteration is spent on."),
             (
                 lambda: plots.plot_roofline(scenario, ds),
                 "How close each operator comes to the limits of the chip.",

@@ -44,7 +44,7 @@ def load_curve(
     from mist_jax.evaluate import evaluate
 
     path = load_path(scenario)
-    points = []
+    points: list[xr.Dataset] = []
     for load in loads:
         one = with_overrides(scenario, {path: float(load)})
         ds = evaluate(one)
@@ -52,7 +52,8 @@ def load_curve(
         if played and int(ds["status"]) == 0:
             ds = ds.assign(_percentiles(one, requests))
         points.append(ds)
-    out = xr.concat(points, xr.IndexVariable(path, [float(v) for v in loads]), combine_attrs="drop_conflicts")
+    axis = xr.IndexVariable(path, [float(v) for v in loads])
+    out: xr.Dataset = xr.concat(points, axis, combine_attrs="drop_conflicts")  # type: ignore[assignment]
     out[path].attrs["units"] = "1" if path.endswith("concurrency") else "1/s"
     return out
 
