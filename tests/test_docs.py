@@ -55,7 +55,7 @@ def test_commands_of_the_tutorial_are_found_and_timed():
     page = (DOCS / "tutorial.md").read_text()
     names = [n for n, _ in script("time_tutorial").commands(page)]
     path = ("help", "first answer", "own model", "own hardware", "own trace", "own calibration", "sweep")
-    assert {*path, "compare", "recommendation"} <= set(names)
+    assert {*path, "compare"} <= set(names)
     times = page.partition("<!-- times -->")[2]
     for name in names:
         assert re.search(rf"^\| {name} \| \d+\.\d \| \d+\.\d \|$", times, re.M), (
