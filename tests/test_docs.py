@@ -109,9 +109,10 @@ def test_counts_of_chips_and_models_are_those_of_the_catalogue():
 
 
 def test_links_of_the_readme_lead_somewhere():
+    generated = {"calibration/README.md"}  # by the calibration's own command
     for page in ("README.md", "CONTRIBUTING.md"):
         for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", (ROOT / page).read_text()):
-            assert (ROOT / target).exists(), f"{page}: {target}"
+            assert target in generated or (ROOT / target).exists(), f"{page}: {target}"
 
 
 @pytest.mark.slow
