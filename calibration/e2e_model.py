@@ -127,8 +127,8 @@ def programs() -> dict[str, tuple[Any, Any]]:
     from mist_jax.programs import compiled
 
     return {
-        "agg": (compiled(jax.vmap(_log_agg)), compiled(jax.vmap(jax.jacrev(_log_agg)))),
-        "disagg": (compiled(jax.vmap(_log_disagg)), compiled(jax.vmap(jax.jacrev(_log_disagg)))),
+        mode: tuple(compiled(jax.vmap(f), quick=True) for f in (point, jax.jacrev(point)))
+        for mode, point in (("agg", _log_agg), ("disagg", _log_disagg))
     }
 
 

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calibration.datasets.names import MODELS
 from mist_jax import build
+from mist_jax.calibrations import has_experts
 from mist_jax.schema import HardwareSpec, ModelSpec, ParallelismSpec, PrecisionSpec, parse
 from mist_jax.system.deployment import System, Transfer, Workload
 from mist_jax.system.engine import Engine
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-#: Stand-ins for names that no table knows, so that every row has a prediction (labelled by its status).
-FALLBACK_SYSTEM = "h100_sxm"
 
 
 @functools.cache
@@ -45,6 +43,14 @@ def model_spec(name: str, model_file: str = "") -> ModelSpec | None:
         return parse(ModelSpec, yaml.safe_load(path.read_text()), "model")
     config = data_dir() / "models" / f"{model_file}.json"
     return ModelSpec(name=name, config=str(config)) if model_file and config.exists() else None
+
+
+@functools.cache
+def routes_experts(name: str, model_file: str) -> bool:
+    """Whether a known model has routed experts."""
+    spec = model_spec(name, model_file)
+    assert spec is not None
+    return has_experts(spec)
 
 
 ATTENTION_NVFP4 = "bf16"
@@ -199,9 +205,9 @@ def build_point(row: Any, speculates: bool, kernels: str = "default") -> Point:
     """
     spec = hardware_spec(row.system)
     assert spec is not None
-    moe = MODELS[row.model].moe if row.model in MODELS else False
+    routes = routes_experts(row.model, row.model_file)
     formats = precision_spec(
-        row.weight_precision, row.expert_precision, row.kv_precision, spec.generation, moe
+        row.weight_precision, row.expert_precision, row.kv_precision, spec.generation, routes
     )
     model = build_model(row.model, row.model_file, formats)
     routed = row.expert_precision if float(model.moe_layers) > 0 else None

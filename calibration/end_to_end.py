@@ -7,6 +7,7 @@ on the same splits (`calibration.black_box`).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,68 +15,90 @@ import numpy as np
 import pandas as pd
 
 from calibration import e2e_systems
+from calibration.anchors import corrections
 from calibration.black_box import table
 from calibration.datasets.serving import read_serving
 from calibration.e2e_model import Rows
 from calibration.fit import Fit, fit
 from calibration.splits import Split, make_splits
 
-#: How far a deployment's predictions follow its measured points: shrinkage of the mean log residual of k points,
-#: k / (k + this), for TTFT and TPOT. The variance of one measurement over that of the deployment's own error.
-ANCHOR_SHRINKAGE = np.array([0.15, 0.08])
 KINDS = ("deployment", "system", "model", "engine", "isl")
 
 
-def prepare(frame: pd.DataFrame, kernels: str = "default") -> tuple[pd.DataFrame, Rows, Rows]:
-    """(frame without repeated labels, rows as fitted, rows as predicted).
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The measurements, and their rows as they are fitted and as they are predicted."""
 
-    A measurement that stands several times in one deployment is kept once; fitted rows speculate as the measurements
-    tell, predicted ones as is known without them.
+    frame: pd.DataFrame  #: a measurement once a deployment
+    fitted: Rows  #: layout and speculation as the measurements tell
+    asked: Rows  #: as known without measuring
+    other: Rows  #: as asked, but in the other mode of speculation where that is not known
+
+    @staticmethod
+    def read(serving: Path | None, kernels: str = "default") -> Data:
+        """All rows of a file in the form of serving/train.csv."""
+        frame = read_serving(serving)
+        blind = read_serving(serving, use_measurements=False)
+        kept = ~frame.duplicated(["measurement_id", "deployment"])
+        frame, blind = frame[kept].reset_index(drop=True), blind[kept].reset_index(drop=True)
+        frame["weight"] = 1.0 / frame.groupby("measurement_id").id.transform("size")
+        on = e2e_systems.speculation(blind)
+        unknown = ((blind.mtp > 0) & (blind.mtp < 1)).to_numpy()
+        return Data(
+            frame,
+            Rows.of(frame, e2e_systems.speculation(frame, fitted=True), kernels),
+            Rows.of(blind, on, kernels),
+            Rows.of(blind, on ^ unknown, kernels),
+        )
+
+
+def follow(data: Data, offsets: np.ndarray, known: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """log (TTFT, TPOT) of the rows `test` given the measurements of the rows `known`, [len(test), 2].
+
+    Where speculation is not known, a deployment is taken to run the mode whose TPOT is nearer to its known points.
     """
-    frame = frame.drop_duplicates(["measurement_id", "deployment"]).reset_index(drop=True)
-    frame["weight"] = 1.0 / frame.groupby("measurement_id").id.transform("size")
-    fitted = Rows.of(frame, e2e_systems.speculation(frame, fitted=True), kernels)
-    asked = Rows.of(frame, e2e_systems.speculation(frame, fitted=False), kernels)
-    return frame, fitted, asked
-
-
-def anchored(frame: pd.DataFrame, log_error: np.ndarray, known: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Corrections of log (TTFT, TPOT) of the rows `asked` from measured points `known` of the same deployment.
-
-    The mean of log(predicted / measured) over the deployment's known points, shrunk; 0 where none is known.
-    """
-    at_known = pd.DataFrame(log_error[known], columns=[0, 1]).groupby(frame.deployment.to_numpy()[known])
-    mean, count = at_known.mean(), at_known.size()
-    deployment = frame.deployment.iloc[asked]
-    size = deployment.map(count).fillna(0.0).to_numpy()[:, None]
-    out = np.stack([deployment.map(mean[t]).fillna(0.0).to_numpy() for t in (0, 1)], axis=1)
-    return np.nan_to_num(out) * size / (size + ANCHOR_SHRINKAGE)
+    frame = data.frame
+    measured = np.log(frame[["ttft_ms", "tpot_ms"]].to_numpy() * 1e-3)
+    predicted, slopes = data.asked.predict(offsets), data.asked.jacobian(offsets)
+    flipped = data.other.predict(offsets)
+    miss = np.abs(np.stack([predicted, flipped]) - measured)[:, known, 1].T
+    nearer = pd.DataFrame(miss).groupby(frame.deployment.to_numpy()[known]).mean()
+    flip = frame.deployment.isin(nearer.index[nearer[1] < nearer[0]]).to_numpy()
+    if flip.any():
+        predicted = np.where(flip[:, None], flipped, predicted)
+        slopes = np.where(flip[:, None, None], data.other.jacobian(offsets), slopes)
+    octaves = np.log2(frame.concurrency.to_numpy())
+    names = frame.deployment.to_numpy()
+    return predicted[test] + corrections(names, octaves, slopes, measured - predicted, known, test)
 
 
 def held_out(
-    frame: pd.DataFrame, fitted: Rows, asked: Rows, split: Split, start: Fit | None = None, **options: Any
-) -> tuple[pd.DataFrame, Fit]:
-    """Predictions of a fold's test rows by a fit to its training rows (and anchors)."""
-    train = np.concatenate([split.train, split.anchors]).astype(int)
-    result = fit(fitted, split.train.astype(int), start=start, **options)
-    predicted = asked.predict(result.offsets(asked.keys))
-    if len(split.anchors) or split.kind == "random":
-        measured = np.log(frame[["ttft_ms", "tpot_ms"]].to_numpy() * 1e-3)
-        source = split.anchors.astype(int) if len(split.anchors) else train
-        source = source[(frame.suspect.iloc[source] == "").to_numpy()]
-        seen = fitted.predict(result.offsets(fitted.keys)) - measured
-        test = split.test.astype(int)
-        predicted[test] -= anchored(frame, seen, source, test)
-    test = split.test.astype(int)
-    out = frame.loc[test].copy()
-    out["pred_ttft_ms"], out["pred_tpot_ms"] = 1e3 * np.exp(predicted[test]).T
-    return out.assign(kind=split.kind, fold=split.fold, anchor=bool(len(split.anchors))), result
+    data: Data, split: Split, start: Fit | None = None, anchored: Split | None = None, **options: Any
+) -> list[pd.DataFrame]:
+    """Predictions of a fold's test rows by a fit to its training rows, and with the `anchored` points known."""
+    frame, test = data.frame, split.test.astype(int)
+    result = fit(data.fitted, split.train.astype(int), start=start, **options)
+    offsets = result.offsets(data.asked.keys)
+    usable = (frame.suspect == "").to_numpy()
+
+    def rows_of(rows: np.ndarray, log: np.ndarray, anchor: bool) -> pd.DataFrame:
+        out = frame.loc[rows].copy()
+        out["pred_ttft_ms"], out["pred_tpot_ms"] = 1e3 * np.exp(log).T
+        return out.assign(kind=split.kind, fold=split.fold, anchor=anchor)
+
+    if split.kind == "random":  # other concurrencies of a deployment are in training
+        train = split.train.astype(int)
+        tables = [rows_of(test, follow(data, offsets, train[usable[train]], test), False)]
+    else:
+        tables = [rows_of(test, data.asked.predict(offsets)[test], False)]
+    if anchored is not None:
+        known, rest = anchored.anchors.astype(int), anchored.test.astype(int)
+        tables.append(rows_of(rest, follow(data, offsets, known[usable[known]], rest), True))
+    return tables
 
 
 def cross_validate(
-    frame: pd.DataFrame,
-    fitted: Rows,
-    asked: Rows,
+    data: Data,
     kinds: tuple[str, ...] = KINDS,
     anchors: tuple[str, ...] = ("system", "model"),
     start: Fit | None = None,
@@ -84,11 +107,9 @@ def cross_validate(
     """Held-out predictions of every fold of every kind; suspect rows are left out."""
     parts = []
     for kind in kinds:
-        for split in make_splits(frame, kind):
-            parts.append(held_out(frame, fitted, asked, split, start, **options)[0])
-        if kind in anchors:
-            for split in make_splits(frame, kind, anchored=True):
-                parts.append(held_out(frame, fitted, asked, split, start, **options)[0])
+        known = {s.fold: s for s in make_splits(data.frame, kind, anchored=True)} if kind in anchors else {}
+        for split in make_splits(data.frame, kind):
+            parts += held_out(data, split, start, known.get(split.fold), **options)
     return pd.concat(parts)
 
 
@@ -127,9 +148,9 @@ def main() -> None:
     from mist_jax.application import start_jax
 
     start_jax()
-    frame, fitted, asked = prepare(read_serving(args.serving))
-    start = fit(fitted, np.arange(len(frame)))
-    held = cross_validate(frame, fitted, asked, tuple(args.kinds), start=start)
+    data = Data.read(args.serving)
+    start = fit(data.fitted, np.arange(len(data.frame)))
+    held = cross_validate(data, tuple(args.kinds), start=start)
     if args.out:
         held.to_csv(args.out, index=False)
     print(table(errors(held)))

@@ -25,8 +25,11 @@ GROUPS = (["mode"], ["mode", "system"], ["mode", "engine"], ["mode", "model"], [
 
 
 def predict_serving(path: Path | None, calibration: str = "default") -> pd.DataFrame:
-    """One row a row of the file, in its order: canonical columns, predictions, intervals, label, status."""
-    frame = read_serving(path).reset_index(drop=True)
+    """One row a row of the file, in its order: canonical columns, predictions, intervals, label, status.
+
+    The measured columns, if there are any, play no part in the predictions.
+    """
+    frame = read_serving(path, use_measurements=False).reset_index(drop=True)
     rows = Rows.of(frame, e2e_systems.speculation(frame), "none" if calibration == "none" else "default")
     fitted = {} if calibration == "none" else calibrations.packaged_step().get("offsets", {})
     predicted = rows.predict(packaged_offsets(rows, fitted))

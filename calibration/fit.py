@@ -178,12 +178,12 @@ def provenance(path: Path | None) -> dict[str, Any]:
 def fit_step(serving: Path | None, out: Path) -> pd.DataFrame:
     """Fit to all rows, cross-validate, write the catalogue with its intervals; returns the held-out predictions."""
     from calibration import uncertainty
-    from calibration.datasets.serving import read_serving
-    from calibration.end_to_end import KINDS, cross_validate, errors, prepare
+    from calibration.end_to_end import KINDS, Data, cross_validate, errors
 
-    frame, fitted, asked = prepare(read_serving(serving))
-    result = fit(fitted, np.arange(len(frame)))
-    held = cross_validate(frame, fitted, asked, KINDS, start=result, steps=FOLD_STEPS)
+    data = Data.read(serving)
+    frame = data.frame
+    result = fit(data.fitted, np.arange(len(frame)))
+    held = cross_validate(data, KINDS, start=result, steps=FOLD_STEPS)
     residuals = uncertainty.residuals(held)
     levels = uncertainty.needed_levels(residuals)
     used = frame[row_weights(frame) > 0]

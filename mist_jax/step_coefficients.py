@@ -56,6 +56,7 @@ COEFFICIENTS = (
     Coefficient(
         "expert_scale", 1.0, 0.4, 3.0, 0.2, ((_E, 0.2), (_V, 0.1), (_G, 0.15), (_X, 0.2), (_M, 0.15))
     ),
+    Coefficient("exchanged_expert_scale", 1.0, 0.3, 3.0, 0.3, ((_E, 0.3), (_V, 0.2))),
     Coefficient("attention_scale", 1.0, 0.4, 3.0, 0.2, ((_E, 0.15), (_G, 0.15), (_M, 0.15))),
     Coefficient("prefill_attention_scale", 1.0, 0.4, 4.0, 0.3, ((_E, 0.2), (_G, 0.15), (_M, 0.1))),
     Coefficient("many_tokens_scale", 1.0, 0.4, 3.0, 0.3, ((_E, 0.2), (_G, 0.15), (_W, 0.15), (_M, 0.15))),
@@ -69,7 +70,7 @@ COEFFICIENTS = (
     Coefficient("admission_steps", 1.0, 0.1, 60.0, 1.0, ((_E, 0.8), (_V, 0.4), (_M, 0.15))),
     Coefficient("admission_steps_dp", 2.0, 0.05, 100.0, 1.0, ((_E, 0.6),)),
     Coefficient("queue_scale", 1.0, 0.2, 8.0, 0.5, ((_E, 0.3), (_V, 0.2))),
-    Coefficient("lockstep", 0.3, 0.0, 1.0, 1.0, ((_E, 1.0), (_V, 0.7)), True),
+    Coefficient("lockstep", 0.1, 0.0, 1.0, 1.0, ((_E, 1.0), (_V, 0.7)), True),
     Coefficient("kv_usable", 1.0, 0.5, 1.3, 0.2, ((_E, 0.2), (_M, 0.1))),
     Coefficient("handover_s", 2e-2, 1e-3, 1.0, 1.0, ((_E, 0.6),)),
     Coefficient("transfer_scale", 1.5, 0.3, 30.0, 0.7, ((_E, 0.4), (_G, 0.3))),

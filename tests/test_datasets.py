@@ -67,6 +67,74 @@ def test_names_of_quantized_repositories():
 
 
 @pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("B300", "b300_sxm"),
+        ("NVIDIA B300 SXM6 AC", "b300_sxm"),
+        ("gb300-nvl72", "gb300"),
+        ("8xH100-80GB-HBM3", "h100_sxm"),
+        ("gh200-144gb", "gh200_144gb"),
+        ("AMD Instinct MI355X OAM", "mi355x"),
+        ("b200-cw", "b200_sxm"),
+        ("h100_pcie", "h100_pcie"),
+    ],
+)
+def test_systems_are_found_however_they_are_spelled(name, key):
+    assert system_key(name) == key
+
+
+def test_a_known_model_with_an_unknown_suffix_is_not_taken_for_another_size_or_a_student():
+    assert model_key("nvidia/Kimi-K2.5-NVFP4-eagle3") == "kimi_k2_5"
+    assert model_key("openai/gpt-oss-120b-Eagle3") == "gpt_oss_120b"
+    assert model_key("zai-org/GLM-5.1-FP8-dynamic") == "glm_5_1"
+    assert model_key("deepseek-ai/DeepSeek-R1-Distill-Llama-70B") is None
+    assert model_key("Qwen/Qwen3.6-35B-A3B") is None
+    assert model_key("deepseek-ai/DeepSeek-V9") is None
+
+
+@pytest.mark.parametrize(
+    "column", ["isl", "silicon_data_source", "tp_size", "moe_ep_size", "precision", "mode"]
+)
+@pytest.mark.parametrize("value", [None, math.nan, "abc", "", 0, -1, math.inf, 2.5])
+def test_no_value_of_a_column_breaks_the_reader(column, value):
+    for mode in ("agg", "disagg"):
+        row = serving.canonical_row(raw(mode=mode, prefill_tp_size=8, decode_tp_size=8) | {column: value})
+        assert row["status"] in ("ok", "repaired", "refused")
+        assert bool(row["reason"]) == (row["status"] != "ok")
+
+
+def test_unknown_names_stay_and_say_so():
+    names = {
+        "system": "mars",
+        "backend": "dynamo-tensorrt_llm",
+        "model_path": "x/Unheard-9B",
+        "precision": "w4a16",
+    }
+    row = serving.canonical_row(raw(**names))
+    assert (row["system"], row["engine"], row["model"]) == ("mars", "trtllm", "unheard_9b")
+    assert (row["weight_precision"], row["expert_precision"]) == ("bf16", "int4")
+    assert row["status"] == "repaired"
+    assert "unknown system mars" in row["reason"] and "unknown model x/Unheard-9B" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("date", "ending", "mtp"), [("2026-02-07", "-amd64", 0.0), ("2026-02-13", "-amd64", 1.0)]
+)
+def test_a_run_that_launched_one_mode_of_speculation_settles_it(date, ending, mtp):
+    source = f"source_file=2026-03-25.csv; silicon_concurrency=32; measured={date}T00:00:00Z; image=lmsysorg/sglang:v0.5.8"
+    row = {k: v for k, v in raw().items() if not k.startswith(("tp_", "moe_", "batch"))}
+    row |= {
+        "mode": "disagg",
+        "precision": "fp8",
+        "prefill_tp_size": 8,
+        "prefill_moe_ep_size": 8,
+        "decode_tp_size": 8,
+    }
+    out = serving.canonical_row(row | {"silicon_data_source": source + ending})
+    assert (out["mtp"], out["layout_source"]) == (mtp, "recipe")
+
+
+@pytest.mark.parametrize(
     ("columns", "expected", "gpus"),
     [
         ({"tp_size": 64, "moe_tp_size": 8, "moe_ep_size": 8}, (1, 8, 1, 1, 8), 8),

@@ -195,22 +195,25 @@ def _model_index() -> dict[str, str]:
 @cache
 def model_key(name: str) -> str | None:
     """Key in conf/model of a name such as `nvidia/DeepSeek-R1-0528-NVFP4-v2`; None if unknown."""
-    text = _bare(str(name).replace("--", "/").split("/")[-1].removeprefix("Meta-"))
+    text = _bare(str(name).replace("--", "/").rstrip("/").split("/")[-1].removeprefix("Meta-"))
     index = _model_index()
     while text:
         if text in index:
             return index[text]
         shorter = _NOISE.sub("", text)
         if shorter == text:
-            return None
+            break
         text = shorter
-    return None
+    # an unknown suffix: the longest known name that the text starts with, unless it is another size, version or student
+    other = re.compile(r"[0-9]|[a-z]?[0-9]+b|.*distill")
+    known = [k for k in index if len(k) >= 5 and text.startswith(k) and not other.match(text[len(k) :])]
+    return index[max(known, key=len)] if known else None
 
 
 #: words around the name of a chip that say nothing new
 _VENDORS = ("nvidia", "geforce", "amd", "instinct", "intel", "google", "aws")
 _FORM = re.compile(
-    r"((16|24|40|48|64|80|94|96|141|144|180|192|256|288)gb|sxm[2-6]?|hbm[23]?e?|gpu|blackwell|serveredition|server)$"
+    r"((16|24|40|48|64|80|94|96|141|144|180|192|256|288)gb|sxm[2-6]?|hbm[23]?e?|oam|gpu|blackwell|serveredition|server)$"
 )
 
 
@@ -223,8 +226,19 @@ def _system_index() -> dict[str, str]:
 
 @cache
 def system_key(name: str) -> str | None:
-    """Key in conf/hardware of a name such as `NVIDIA H100 80GB HBM3` or `RTX PRO 6000`; None if unknown."""
-    text = _bare(str(name))
+    """Key in conf/hardware of a name such as `NVIDIA H100 80GB HBM3`, `RTX PRO 6000` or `b300-sxm6-ac`; None if unknown.
+
+    Words at the end (sites, boards) are left off one by one until the rest is known.
+    """
+    words = re.findall(r"[a-z0-9]+", re.sub(r"^[0-9]+ ?x ?", "", str(name).lower()))
+    for count in range(len(words), 0, -1):
+        found = _chip("".join(words[:count]))
+        if found:
+            return found
+    return None
+
+
+def _chip(text: str) -> str | None:
     for word in _VENDORS:
         text = text.removeprefix(word)
     index = _system_index()

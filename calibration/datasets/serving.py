@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from calibration.datasets import serving_cleaning as cleaning
-from calibration.datasets.names import MODELS
+from calibration.datasets.names import MODELS, snake
 from calibration.datasets.recipes import Pool, Recipe
 
 #: TPOT with speculative decoding / without, below which two measurements of a set-up differ by it, not by
@@ -120,7 +120,7 @@ def canonical_row(row: dict) -> dict:
         "dump": source["dump"],
         "source": text.get("silicon_data_source", ""),
         "model": model,
-        "model_file": (MODELS[model].file or "") if model in MODELS else "",
+        "model_file": _model_file(model, text.get("model_path", "")),
         "weight_precision": weights,
         "expert_precision": experts,
         "kv_precision": kv,
@@ -159,6 +159,21 @@ def canonical_row(row: dict) -> dict:
     out["status"] = "refused" if notes.refusals else "repaired" if notes.repairs else "ok"
     out["reason"] = "; ".join(dict.fromkeys(notes.refusals + notes.repairs))
     return out
+
+
+def _model_file(model: str, name: str) -> str:
+    """Stem of the model's config.json among the public data; also of one that no table names."""
+    if model in MODELS:
+        return MODELS[model].file or ""
+    bare = snake(name).replace("_", "")
+    stems = {
+        snake(p.stem.split("--")[-1]).replace("_", ""): p.stem for p in (data_dir() / "models").glob("*.json")
+    }
+    return max(
+        ((k, v) for k, v in sorted(stems.items()) if bare.startswith(k)),
+        default=("", ""),
+        key=lambda x: len(x[0]),
+    )[1]
 
 
 def _blank(value: object) -> bool:
@@ -210,14 +225,15 @@ def _disaggregated(
 ) -> dict:
     concurrency = row["concurrency"]
     prefill, decode = cleaning.pool_columns(row, "prefill"), cleaning.pool_columns(row, "decode")
-    isl, osl = int(row["isl"]), int(row["osl"])
+    isl, osl = (int(row[k]) if row[k] >= 1 else 1 for k in ("isl", "osl"))
     if prefill is not None and decode is not None:
         if not concurrency >= 1:
             concurrency = cleaning.number(row.get("decode_batch_size")) * decode.replicas * decode.dp
             notes.repairs.append("no concurrency stated: decode batch x workers x attention DP")
         out = _assemble(prefill, decode, concurrency, "row", False)
+        requests = int(concurrency) if concurrency >= 1 else 0
         known = cleaning.recipe_candidates(
-            model, system, engine, label, isl, osl, int(concurrency or 0), _gpu_columns(prefill, decode)
+            model, system, engine, label, isl, osl, requests, _gpu_columns(prefill, decode)
         )
         same = [r for r in known if r.speculative == 0 and r.decode.replicas == decode.replicas]
         if same and same[0].max_batch:
@@ -230,20 +246,23 @@ def _disaggregated(
             gpus = (gpus[0], math.nan) if gpus[0] > 16 else (math.nan, math.nan)
     else:
         gpus = (total, math.nan)
-    found = cleaning.recipe_candidates(model, system, engine, label, isl, osl, int(concurrency or 0), row)
+    requests = int(concurrency) if concurrency >= 1 else 0
+    found = cleaning.recipe_candidates(model, system, engine, label, isl, osl, requests, row)
     origin, mtp, depth = "recipe", 0.0, math.nan
     if found and math.isnan(total):
         off = [r for r in found if r.speculative == 0]
-        mtp = 1.0 - len(off) / len(found)
-        recipe = (off or found)[0]
-        depths = [r.speculative for r in found if r.speculative != 0]
+        share = 1.0 - len(off) / len(found)
+        mtp = cleaning.disaggregated_mtp(share, engine, system, label, source)
+        on = [r for r in found if r.speculative != 0]
+        recipe = (on if mtp == 1 else off or on)[0]
+        depths = [r.speculative for r in on]
         if depths:
             depth = cleaning.drafted(model, engine) if math.isnan(depths[0]) else depths[0]
         origin = "recipe" if len({(r.prefill, r.decode) for r in found}) == 1 else "ambiguous"
         lost = "attention DP and worker counts lost: taken from the launch recipe"
         notes.repairs.append(lost if origin == "recipe" else lost + f" ({len(found)} agree)")
     else:
-        recipe = cleaning.nearest_recipe(model, system, engine, label, isl, osl, int(concurrency or 1), *gpus)
+        recipe = cleaning.nearest_recipe(model, system, engine, label, isl, osl, max(requests, 1), *gpus)
         origin = "total" if math.isnan(gpus[1]) else "assumed"
         if recipe is None:
             recipe = _plain_recipe(gpus, concurrency)

@@ -9,16 +9,8 @@ from dataclasses import dataclass, field
 from calibration.datasets.names import MODELS, model_key, snake, system_key
 from calibration.datasets.recipes import Pool, Recipe, recipes
 
-ENGINES = {
-    "trt": "trtllm",
-    "trtllm": "trtllm",
-    "tensorrtllm": "trtllm",
-    "dynamotrt": "trtllm",
-    "sglang": "sglang",
-    "dynamosglang": "sglang",
-    "vllm": "vllm",
-    "dynamovllm": "vllm",
-}
+#: what a backend's name contains → engine
+ENGINES = {"trt": "trtllm", "tensorrt": "trtllm", "sgl": "sglang", "vllm": "vllm"}
 #: weights, experts and KV cache behind a precision label; gpt-oss and the like override the experts
 PRECISIONS = {
     "fp4": ("nvfp4", "nvfp4", "fp8"),
@@ -32,12 +24,31 @@ PRECISIONS = {
     "float16": ("bf16", "bf16", "bf16"),
     "fp16": ("bf16", "bf16", "bf16"),
 }
+_SPELLINGS = (
+    ("mxfp4", "mxfp4"),
+    ("fp4", "fp4"),
+    ("fp8", "fp8"),
+    ("w8a8", "int8"),
+    ("int8", "int8"),
+    ("w4a16", "int4"),
+    ("int4", "int4"),
+    ("awq", "int4"),
+    ("gptq", "int4"),
+)
 DUMPS = (
     "2026-03-25",
     "2026-04-06",
     "db-dump/2026-04-27",
 )  # InferenceX exports; the rest are fixed-length runs
 _MTP_IMAGES = ("1.2.0rc6.post3",)  # TensorRT-LLM: the recipes use this release only with speculation
+#: disaggregated SGLang on B200: (labelled precision, date, end of the image) → whether that run speculates. Of launches
+#: that exist in one mode alone each of these runs has those of one mode, and no launch twice.
+_RUN_SPECULATES = {
+    ("fp8", "2026-02-07", ""): 0.0,
+    ("fp8", "2026-02-13", ""): 1.0,
+    ("fp4", "2026-02-11", "-runtime"): 0.0,
+    ("fp4", "2026-02-11", "cu130"): 1.0,
+}
 _EP_PRODUCT_DUMPS = ("2026-04-06", "db-dump/2026-04-27")
 
 
@@ -50,11 +61,12 @@ class Notes:
 
 
 def number(value: object) -> float:
-    """A float, nan for blanks and text."""
+    """A finite float, nan for blanks and text."""
     try:
-        return float(value)  # type: ignore[arg-type]
+        found = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return math.nan
+    return found if math.isfinite(found) else math.nan
 
 
 def parse_source(text: str) -> dict[str, str]:
@@ -103,6 +115,10 @@ def precisions(model: str, label: str, gemm: str, moe: str, notes: Notes) -> tup
             return "bf16", "nvfp4", "fp8"  # NVFP4 re-quantization of the experts
         return weights, known.native, "bf16" if "gpt_oss" in model else "fp8"
     if key not in PRECISIONS:
+        # spelled otherwise: w4a16, fp8_dynamic, modelopt_fp4
+        near = [(mark, k) for mark, k in _SPELLINGS if mark in key]
+        key = near[0][1] if near else key
+    if key not in PRECISIONS:
         notes.repairs.append(f"precision {key or 'blank'}: taken as bf16")
         key = "bf16"
     weights, experts, kv = PRECISIONS[key]
@@ -142,6 +158,15 @@ def aggregated_mtp(model: str, engine: str, system: str, label: str, row: dict, 
     if model.startswith("qwen3_5") and label == "fp8" and "0.5.9" in image:
         return float("amd64" not in image and system == "b200_sxm" and ep == 1)
     return 0.0
+
+
+def disaggregated_mtp(share: float, engine: str, system: str, label: str, source: dict) -> float:
+    """Probability of speculative decoding, from the `share` of the launches that agree and from the run."""
+    if engine == "sglang" and system == "b200_sxm" and 0.0 < share < 1.0:
+        for (precision, date, ending), known in _RUN_SPECULATES.items():
+            if (label, source["date"]) == (precision, date) and source["image"].endswith(ending):
+                return known
+    return share
 
 
 def aggregated_layout(row: dict, dump: str, model: str, notes: Notes) -> Pool:
@@ -263,7 +288,8 @@ def resolve_names(row: dict, notes: Notes) -> tuple[str, str, str]:
     if system is None:
         system = snake(str(row.get("system", ""))) or "unknown"
         notes.repairs.append(f"unknown system {row.get('system')}")
-    engine = ENGINES.get(re.sub(r"[^a-z]", "", str(row.get("backend", "")).lower()), "")
+    backend = re.sub(r"[^a-z]", "", str(row.get("backend", "")).lower())
+    engine = next((key for mark, key in ENGINES.items() if mark in backend), "")
     if not engine:
         engine = "vllm"
         notes.repairs.append(f"unknown engine {row.get('backend')}: taken as vllm")

@@ -22,6 +22,12 @@ Array = Any
 NETWORK_EFFICIENCY = 0.9
 
 
+#: s that an all-reduce across domains takes longer than its parts: NCCL's kernel with its proxy threads in place of the
+#: engines' one-shot kernel. 16 ranks on 2 nodes of A100: 65 to 71 us at 2 to 18 kB, 8 ranks on one node 26 us
+#: (microsoft/vidur, data/profiling/network/a100_dgx/all_reduce.csv, MIT).
+NETWORK_FLOOR = 40e-6
+
+
 def _split(hw: Hardware, ranks: Array) -> tuple[Array, Array]:
     """(ranks inside one domain, number of domains); a relaxed count, not rounded, so that it has a slope."""
     inner = jnp.minimum(ranks, hw.scale_up_domain)
@@ -44,6 +50,7 @@ def group_all_reduce(kern: Any, hw: Hardware, nbytes: Array, ranks: Array) -> tu
     inner, outer, up, out = _levels(hw, ranks)
     seconds = k.all_reduce_time(kern.all_reduce, nbytes, inner, *up)
     seconds += k.all_reduce_time(kern.all_reduce, nbytes / inner, outer, *out)
+    seconds += jnp.where((outer > 1.0) & (nbytes > 0), NETWORK_FLOOR, 0.0)
     return seconds, 2.0 * (ranks - 1.0) / ranks * nbytes
 
 

@@ -369,6 +369,8 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
     t_router = _gemm(kern.wide_gemm, hw, tokens, experts, model.hidden, 2.0, 2.0, 4.0)
     has_moe = model.moe_layers > 0
     moe_layers = jnp.where(has_moe, model.moe_layers, 0.0)
+    # engines feed the experts of attention-DP ranks by an exchange and run other grouped kernels on what arrives
+    expert_scale = step.expert_scale * jnp.where(par.dp > 1.0, step.exchanged_expert_scale, 1.0)
     return {
         "ffn_dense": dense(model.dense_layers, model.dense_ffn),
         "ffn_shared": dense(moe_layers, model.shared_ffn),
@@ -386,7 +388,7 @@ def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
             ),
         ),
         "experts": _cost(
-            step.expert_scale * products_scale(step, everyone) / step.compute_scale * moe_layers * t_moe,
+            expert_scale * products_scale(step, everyone) / step.compute_scale * moe_layers * t_moe,
             moe_layers * 2.0 * routed * weights,
             moe_layers
             * (

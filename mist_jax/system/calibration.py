@@ -26,6 +26,9 @@ class StepCoefficients:
     floor_scale: Array  #: share of a microbenchmark's launch floor that remains inside an engine iteration
     compute_scale: Array  #: multiplies kernel time of dense products (1: as in the microbenchmark)
     expert_scale: Array  #: multiplies kernel time of routed experts
+    exchanged_expert_scale: (
+        Array  #: further factor on it where attention-DP ranks exchange tokens (grouped kernels of their own)
+    )
     attention_scale: Array  #: multiplies kernel time of attention in decoding
     prefill_attention_scale: Array  #: multiplies kernel time of attention over prompts
     many_tokens_scale: Array  #: further factor on products and experts of iterations with thousands of tokens
@@ -79,6 +82,7 @@ def default_step_coefficients() -> StepCoefficients:
         floor_scale=0.5,
         compute_scale=1.0,
         expert_scale=1.0,
+        exchanged_expert_scale=1.0,
         attention_scale=1.0,
         prefill_attention_scale=1.0,
         many_tokens_scale=1.0,
