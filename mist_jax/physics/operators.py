@@ -449,7 +449,11 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
         "elementwise": _cost(layers * elementwise, 0.0, layers * nbytes),
         "all_reduce": _cost(visible * reduces * reduce_layer, sent=reduces * reduce_sent),
         "expert_dispatch": _cost(
-            step.dispatch_scale * (1.0 - step.comm_overlap) * dispatch_layers * dispatch,
+            dispatch_layers
+            * (
+                step.dispatch_scale * (1.0 - step.comm_overlap) * dispatch
+                + jnp.where(tokens > 0, step.exchange_s, 0.0)
+            ),
             sent=dispatch_layers * dispatch_sent,
         ),
         "pipeline_send": _cost(sends * send, sent=sends * message / par.tp),
