@@ -30,7 +30,7 @@ from mist_jax.step_coefficients import COEFFICIENTS
 CATALOGUE = Path(__file__).resolve().parents[1] / "mist_jax" / "catalog" / "step.json"
 #: Residual scales of log TTFT and log TPOT: the noise between two measurements (RESEARCH 10, DATA.md point 7).
 NOISE = np.array([0.12, 0.06])
-TEMPERATURE = 4.0
+TEMPERATURE = 2.5
 STEPS = 12
 #: Steps of a fold's fit, which starts from the fit to all rows.
 FOLD_STEPS = 7

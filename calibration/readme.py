@@ -149,7 +149,7 @@ def render(held: pd.DataFrame, serving: Path | None, content: dict) -> str:
         "## Splits, next to the references",
         "`physics` is this package, `trees` gradient-boosted trees on sensible features, `roofline` the ideal times "
         "with one factor per target and mode (both in `calibration.black_box`). `+anchor`: one measured point of each "
-        "deployment held out is known.",
+        "deployment held out is known (`calibration.anchors`).",
         black_box.table(together),
         "## Rank fidelity",
         f"Spearman correlation over the configurations of each (model, system) with at least {LEAST_RANKED} "

@@ -34,9 +34,7 @@ class StepCoefficients:
     many_tokens_scale: Array  #: further factor on products and experts of iterations with thousands of tokens
     comm_scale: Array  #: multiplies the time of all-reduces
     dispatch_scale: Array  #: multiplies the time to exchange tokens between expert-parallel ranks
-    exchange_s: (
-        Array  #: s per layer with experts to start such an exchange and to wait for the last rank, there and back
-    )
+    exchange_s: Array  #: s per layer with experts to start such an exchange and wait for the last rank, there and back
     comm_overlap: Array  #: share of collective time hidden behind compute, 0 to 1
     routing_spread: (
         Array  #: tokens^this is the number of independent ones that touch as many experts; 1: all are
