@@ -77,6 +77,7 @@ def test_names_of_quantized_repositories():
         ("AMD Instinct MI355X OAM", "mi355x"),
         ("b200-cw", "b200_sxm"),
         ("h100_pcie", "h100_pcie"),
+        ("a100-pcie", None),
     ],
 )
 def test_systems_are_found_however_they_are_spelled(name, key):
@@ -87,7 +88,7 @@ def test_a_known_model_with_an_unknown_suffix_is_not_taken_for_another_size_or_a
     assert model_key("nvidia/Kimi-K2.5-NVFP4-eagle3") == "kimi_k2_5"
     assert model_key("openai/gpt-oss-120b-Eagle3") == "gpt_oss_120b"
     assert model_key("zai-org/GLM-5.1-FP8-dynamic") == "glm_5_1"
-    assert model_key("deepseek-ai/DeepSeek-R1-Distill-Llama-70B") is None
+    assert model_key("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B") is None
     assert model_key("Qwen/Qwen3.6-35B-A3B") is None
     assert model_key("deepseek-ai/DeepSeek-V9") is None
 

@@ -233,7 +233,7 @@ def system_key(name: str) -> str | None:
     words = re.findall(r"[a-z0-9]+", re.sub(r"^[0-9]+ ?x ?", "", str(name).lower()))
     for count in range(len(words), 0, -1):
         found = _chip("".join(words[:count]))
-        if found:
+        if found or words[count - 1] == "pcie":  # another chip than the one without
             return found
     return None
 
