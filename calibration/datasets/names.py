@@ -226,7 +226,7 @@ def _system_index() -> dict[str, str]:
 
 @cache
 def system_key(name: str) -> str | None:
-    """Key in conf/hardware of a name such as `NVIDIA H100 80GB HBM3`, `RTX PRO 6000` or `b300-sxm6-ac`; None if unknown.
+    """Key in conf/hardware of a name such as `NVIDIA H100 80GB HBM3` or `b300-sxm6-ac`; None if unknown.
 
     Words at the end (sites, boards) are left off one by one until the rest is known.
     """
