@@ -110,23 +110,6 @@ def reasons(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def engine_runs() -> str:
-    """Errors of the played engine runs with and without calibration."""
-    from calibration.datasets.engine_runs import read_engine_runs
-    from calibration.engine_run import errors as run_errors
-    from calibration.engine_run import predict_run
-
-    rows = []
-    for run in read_engine_runs():
-        tables = {c: run_errors(run, predict_run(run, run.system, run.model, c)) for c in ("none", "default")}
-        for i, record in tables["none"].iterrows():
-            rows.append(
-                {"run": run.name, "quantity": record.quantity, "measured, ms": record.measured_ms}
-                | {f"{c}, %": f"{t.error_percent[i]:+.1f}" for c, t in tables.items()}
-            )
-    return markdown(pd.DataFrame(rows))
-
-
 def render(held: pd.DataFrame, serving: Path | None, content: dict) -> str:
     """The whole text."""
     frame = read_serving(serving)
@@ -174,10 +157,9 @@ def render(held: pd.DataFrame, serving: Path | None, content: dict) -> str:
             parts += [f"Leave-{kind}-out:", error_table(shown, ["mode", by])]
     parts += [
         "## Without calibration",
-        "The priors of the physics alone (`--calibration none`), all rows, then the logged engine runs.",
+        "The priors of the physics alone (`--calibration none`), all rows. The logged engine runs are in RUNS.md.",
         error_table(plain, ["mode"]),
         error_table(plain, ["mode", "system"]),
-        engine_runs(),
         "## Parameters",
         f"{content['parameters']} free numbers: {len(COEFFICIENTS)} named coefficients, and offsets per level, each "
         "with a prior around 0. What a level has not seen adds nothing.",
