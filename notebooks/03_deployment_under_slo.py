@@ -91,7 +91,7 @@ played.mist.cdf(slo={"ttft_s": limits.ttft, "tpot_s": limits.tpot})
 # %% [markdown]
 # ## Under other loads
 # The mean with the interval of the calibration, and played percentiles, as far as the fleet keeps up. Where the band
-# has no upper end, a server at the slow end of what was measured would not keep up.
+# stops, a server at the slow end of what was measured would not keep up.
 
 # %%
 loads = start.workload.rate * np.array([0.25, 0.5, 0.75, 1.0, 1.1, 1.25])
