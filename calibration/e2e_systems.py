@@ -145,12 +145,15 @@ def _engine(row: Any, pool: str, drafts: float) -> Engine:
         values["max_num_seqs"] = launched_batch(row.concurrency / (row.decode_dp * row.decode_replicas))
     if row.mode == "disagg":
         values["separate_prefill"] = 0.0
+    spec = hardware_spec(row.system)
+    assert spec is not None
     return Engine(
         reserve_bytes=2e9,
         activation_bytes_per_token=0.0,
         eager=0.0,
         prefix_hit_rate=0.0,
         draft_tokens=drafts,
+        query_tile=build.query_tile(row.engine, spec.generation),
         **values,
     )
 

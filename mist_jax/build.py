@@ -145,9 +145,13 @@ def overlaps_exchange(spec: EngineSpec, hardware: HardwareSpec, parallel: Parall
     return float(parallel.ep) >= LARGE_EP and float(parallel.ep) > domain and float(parallel.dp) > 1
 
 
+def query_tile(engine: str, generation: str | None) -> float:
+    """Rows of the query tile of an engine's attention where prompts and decodes share a launch, else 0."""
+    return ONE_LAUNCH_TILE if engine == "vllm" and generation in ONE_LAUNCH_GENERATIONS else 0.0
+
+
 def build_engine(spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel) -> Engine:
     """The engine's numbers on a chip."""
-    one_launch = spec.name == "vllm" and hardware.generation in ONE_LAUNCH_GENERATIONS
     return Engine(
         max_num_batched_tokens=spec.max_num_batched_tokens,
         max_num_seqs=spec.max_num_seqs,
@@ -159,7 +163,7 @@ def build_engine(spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel) -
         prefix_hit_rate=spec.prefix_hit_rate,
         kv_blocks=spec.num_gpu_blocks or 0.0,
         uneven_exchange=1.0 if spec.name == "vllm" else 0.0,
-        query_tile=ONE_LAUNCH_TILE if one_launch else 0.0,
+        query_tile=query_tile(spec.name, hardware.generation),
         two_batches=float(overlaps_exchange(spec, hardware, parallel)),
     )
 

@@ -115,7 +115,9 @@ fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
 carried = (seen.status == 0).values
 ax.plot(links / 1e9, seen.ttft_s.where(carried) * 1e3, "o-")
 if not carried.all():
-    ax.axvspan(links[0] / 1e9, links[~carried].max() / 1e9, color="0.9", label="the link cannot carry the load")
+    ax.axvspan(
+        links[0] / 1e9, links[~carried].max() / 1e9, color="0.9", label="the link cannot carry the load"
+    )
     ax.legend()
 ax.set(xscale="log", xlabel="GB/s from one prefill replica", ylabel="mean TTFT (ms)", ylim=(0, None))
 ax.set_xticks(links / 1e9, [f"{x:g}" for x in links / 1e9])
@@ -154,7 +156,9 @@ for name, design in (("of all", best), ("of two different chips", mixed)):
               f"({usd / reference - 1:+.0%}).")  # fmt: skip
 two_chips = cost.where(cost[DECODE] != cost[PREFILL])
 verdict = "dearer" if float(two_chips.min()) > reference else "cheaper"
-enough = f"{links[carried].min() / 1e9:g} GB/s of those tried" if carried.any() else "more than all of those tried"
+enough = (
+    f"{links[carried].min() / 1e9:g} GB/s of those tried" if carried.any() else "more than all of those tried"
+)
 a, b = (stages[n].attrs["e2e_p99_s"] for n in ("cross_vendor", "cross_vendor_tpu"))
 print(
     f"So for this model, load and price list two different chips are {verdict} than the best chip that does both. The link between "

@@ -127,9 +127,7 @@ gains = {
 }
 for (client, resource), value in sorted(gains.items(), key=lambda item: item[1])[:5]:
     if value < -1e-4:
-        print(
-            f"1 % more {resource.replace('_', ' '):16} of {client:10} {-value:6.3f} % less time end to end"
-        )
+        print(f"1 % more {resource.replace('_', ' '):16} of {client:10} {-value:6.3f} % less time end to end")
 
 # %% [markdown]
 # ## Conclusion

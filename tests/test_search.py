@@ -93,7 +93,7 @@ def test_slopes_agree_with_differences(scenario: mist.Scenario) -> None:
         ({"variables": {}}, "no variables"),
         ({"constraints": {"ttft_s": "< 2"}}, "write '<= 2.0'"),
         ({"constraints": {"ttft": 2}}, "did you mean 'ttft_s'"),
-        ({"choices": {"hardware": ["h100"]}}, "did you mean"),
+        ({"choices": {"hardware": ["h100_smx"]}}, "did you mean 'h100_sxm'"),
         ({"choices": {"workload.rate": [1, 2]}}, "both a variable and a choice"),
     ],
 )

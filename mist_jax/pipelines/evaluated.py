@@ -335,8 +335,5 @@ def _describe(ds: xr.Dataset, model: Model, times: StageTimes, path: list[int]) 
         model=scenario.model.name,
         workload=scenario.workload.name,
         status=status.text + (f" ({', '.join(unstable)})" if unstable else ""),
-        not_modelled=(
-            "mean of a maximum over parallel stages; services on an LLM pool do not slow its iterations; "
-            "playing the pipeline gives distributions"
-        ),
+        not_modelled="mean of a maximum over parallel stages; playing the pipeline gives distributions",
     )
