@@ -17,16 +17,21 @@ from mist_jax.queueing.table import StepTable
 from mist_jax.queueing.trace import Trace
 
 SEEDS = 16
+AHEAD = ("vllm", "sarathi")  #: policies that can form an iteration while the one before it runs
 
 
 def random_table(rng, ties):
     """Powers of two where ties are wanted: then arrivals fall exactly on the ends of iterations."""
     if ties:
         return StepTable.linear(2.0**-6, rng.choice([0.0, 2.0**-12]), 0.0, 0.0, 0.0, max_context=4096)
-    return StepTable.linear(
+    table = StepTable.linear(
         5e-3, rng.choice([0.0, 2e-5, 1e-3]), 1e-5, 1e-8, rng.choice([0.0, 2e-6]), max_context=4096,
         prefill_floor_s=rng.choice([0.0, 1e-3]),
     )  # fmt: skip
+    if rng.random() < 0.5:  # decodes beside prompts cost more, the more so the more there are
+        more = 1e-6 * np.arange(table.decode_s.size).reshape(table.decode_s.shape)
+        table = dataclasses.replace(table, mixed_s=1.5 * table.decode_s + more)
+    return table
 
 
 def random_engine(rng, table, policy="vllm", **fields):
@@ -36,11 +41,12 @@ def random_engine(rng, table, policy="vllm", **fields):
     base = {
         "block_size": block,
         "max_num_seqs": seqs,
-        "max_num_batched_tokens": int(max(seqs, rng.choice([64, 100, 512]))),
+        "max_num_batched_tokens": int(max(seqs, rng.choice([seqs, 64, 100, 512]))),
         "long_prefill_threshold": int(rng.choice([0, 0, 40])),
         "watermark": float(rng.choice([0.0, 0.05])),
         "order": str(rng.choice(["fcfs", "fcfs", "priority", "shortest"])),
         "policy": policy,
+        "ahead": policy in AHEAD and bool(rng.integers(2)),
     }
     return Engine(table, kv, **{**base, **fields})
 
@@ -62,6 +68,8 @@ def random_trace(rng, ties, n=None, prefixes=False, **fields):
         fields["units"] = np.array([h for r in rows for h in r], dtype=np.int64)
         fields["unit_offsets"] = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
         fields["unit_tokens"] = unit
+    if rng.random() < 0.3:  # the KV of some beginnings is there
+        fields["cached"] = rng.integers(0, 2, n) * rng.integers(0, 200, n)
     return Trace(arrival, prompt, output, priority=rng.integers(0, 3, n), **fields)
 
 
@@ -79,6 +87,16 @@ def agree(trace, clients, router=None, **parts):
     tokens = [(i, t) for i, times in enumerate(want["token_times"]) if want["status"][i] == 0 for t in times]
     np.testing.assert_array_equal(who, [i for i, _ in tokens])
     np.testing.assert_allclose(when, [t for _, t in tokens], rtol=0, atol=1e-9)
+    # every iteration: its end, prompt tokens, decodes, blocks in use
+    for c, steps in enumerate(want["log"]):
+        mine = got.steps[got.steps["client"] == c]
+        rows = np.stack([mine[x] for x in ("end", "prefill", "decodes", "blocks")], 1)
+        np.testing.assert_allclose(rows, np.array(steps).reshape(-1, 4), rtol=0, atol=1e-9)
+    # conservation: each served request has all of its tokens, and the iterations add up to what the requests computed
+    stations = [c.model for c in (clients if isinstance(clients, list) else []) if isinstance(c, Station)]
+    whole = served & ~np.isin(r["model"], stations)
+    np.testing.assert_array_equal(np.bincount(who, minlength=trace.size)[whole], r["output"][whole])
+    assert got.steps["prefill"].sum() == r["computed_total"].sum()
     assert np.all(np.isfinite(r["finish"][served]))
     assert np.all(np.isnan(r["finish"][~served]))
     # everything has gone home: no request, block or reference is left behind

@@ -153,7 +153,7 @@ def _end_chunks(S, c, t):
             log_segment(S, c, r, t)
             leave_engine(S, c, r, t)
         elif k.role & ROLE_DECODE:
-            join_decode(S, c, r, np.int64(q.computed), t)
+            join_decode(S, c, r, np.int64(q.computed), t, 0)
         else:
             q.base_step = k.step
             log_segment(S, c, r, t)

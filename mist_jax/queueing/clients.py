@@ -31,7 +31,8 @@ class Engine:
         kv_bytes_per_token: for transfers between engines and tiers.
         overlap_load: loading from a tier overlaps with the computation (layer by layer), else it precedes it.
         ahead: an iteration is formed while the one before it runs (vLLM's asynchronous scheduling, pull request 19970):
-            what arrives joins the one after it, and a freed slot is filled one iteration later. For policies that mix.
+            what arrives joins the one after it, and a freed slot is filled one iteration later. For policies that split
+            prompts and mix them with decodes.
         role: "both", "prefill" or "decode". group: platform, for local disaggregation. link: name (see
             `Link`).
         model: requests with this model come here. heavy: takes the long prompts of a heavy/light router.
@@ -146,6 +147,10 @@ def engine_record(rec: Any, e: Engine, table: int, links: dict[str, int], unit_t
         raise ValueError(
             f"{e.name}: prefix caching wants units of whole blocks (unit {unit_tokens}, block {e.block_size}) "
             "and a policy that does not reserve whole answers"
+        )
+    if e.ahead and not (p.chunked and p.mix):
+        raise ValueError(
+            f"{e.name}: ahead wants a policy that splits prompts and mixes them with decodes (vllm, sarathi)"
         )
     if e.order not in ("fcfs", "priority", "shortest"):
         raise ValueError(f"{e.name}: order is fcfs, priority or shortest, not {e.order!r}")

@@ -172,6 +172,7 @@ def fail(S, c, t):
     k.running = 0
     k.decoding = 0
     k.partial = 0
+    k.load_ahead = 0.0
     k.context = 0
     k.free = k.kv_blocks
     k.zombies = 0

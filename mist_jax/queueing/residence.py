@@ -68,13 +68,13 @@ def dequeue(S, c):
 
 
 @kernel
-def join_decode(S, c, r, computed, t):
-    """Let r take part in the decode steps of client c from now on."""
+def join_decode(S, c, r, computed, t, after):
+    """Let r take part in the decode steps of client c from now on, or `after` more of them."""
     k = clients(S)[c]
     q = requests(S)[r]
     q.state = DECODE
     q.base = computed
-    q.base_step = k.step
+    q.base_step = k.step + after
     k.decoding += 1
     k.context += computed + 1
     ring_insert(S, c, r, q.base_step + q.output - q.emitted)

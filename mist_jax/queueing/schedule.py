@@ -36,6 +36,7 @@ from mist_jax.queueing.views import (
     clients,
     phase,
     requests,
+    ring,
     tables,
 )
 
@@ -53,12 +54,15 @@ def _put_chunk(S, c, r, n, new):
 
 
 @kernel
-def _chunk(S, c, r, budget):
+def _want(S, c, rest):
+    """Tokens that a prompt with `rest` tokens to compute wants of an iteration."""
     k = clients(S)[c]
-    n = requests(S)[r].target - requests(S)[r].computed
-    if k.threshold > 0 and n > k.threshold:
-        n = k.threshold
-    return min(n, budget)
+    return min(rest, k.threshold) if k.threshold > 0 else rest
+
+
+@kernel
+def _chunk(S, c, r, budget):
+    return min(_want(S, c, requests(S)[r].target - requests(S)[r].computed), budget)
 
 
 @kernel
@@ -166,14 +170,32 @@ def run_running(S, c, budget):
 
 @kernel
 def left_ahead(S, c):
-    """Tokens that the iteration after the one just formed leaves to new requests."""
+    """Tokens that the iteration after the one just formed leaves to new requests.
+
+    The running want a token for each decode that goes on, and the rest of each prompt in progress.
+    """
     k = clients(S)[c]
-    if k.partial > k.chunks:
-        return 0  # a prompt in progress got nothing of this one
     left = k.budget - k.decoding
+    if k.step_decodes > 0:
+        r = np.int64(ring(S)[c, (k.step + 1) & (ring(S).shape[1] - 1)])
+        while r != NONE:  # ends with the iteration just formed
+            left += 1
+            r = np.int64(requests(S)[r].ring_next)
     for i in range(k.chunks):
         q = requests(S)[chunk_request(S)[c, i]]
-        left -= max(1, q.target - q.computed - chunk_tokens(S)[c, i])
+        rest = q.target - q.computed - chunk_tokens(S)[c, i]
+        if rest > 0:
+            left -= _want(S, c, rest)
+        elif q.emitted + 1 < q.output and k.role & ROLE_DECODE:
+            left -= 1
+    unreached = k.partial - k.chunks  # the budget ran out before them: they are the last prompts
+    r = np.int64(k.run_tail)
+    while unreached > 0:
+        q = requests(S)[r]
+        if q.state == PREFILL:
+            unreached -= 1
+            left -= _want(S, c, q.target - q.computed)
+        r = np.int64(q.run_prev)
     return left
 
 
@@ -182,8 +204,8 @@ def admit(S, c, t, budget, ahead):
     """Admit from the head of the waiting queue while budget, slots and blocks last.
 
     Returns (budget left, admitted, context). Requests that come with their KV (from a prefill engine) decode at once
-    where prompts and decodes mix; `context` is their share of the step's. `ahead`: for the next iteration; they find
-    their blocks there.
+    where prompts and decodes mix; `context` is their share of the step's. `ahead`: into the iteration after the one
+    just formed; blocks are taken now.
     """
     k = clients(S)[c]
     admitted = 0
@@ -196,13 +218,11 @@ def admit(S, c, t, budget, ahead):
         have = max(units * k.unit_tokens, min(np.int64(q.cached), np.int64(q.target) - 1))
         if ready:
             n = 1
-            upto = q.computed + (1 if k.mix else 0)
+            upto = q.computed + (1 if k.mix and not ahead else 0)
         else:
             n = q.target - have
             if k.chunked:
-                if k.threshold > 0 and n > k.threshold:
-                    n = k.threshold
-                n = min(n, budget)
+                n = min(_want(S, c, n), budget)
             elif n > budget and k.chunks > 0:
                 break  # the first prompt of an iteration may exceed what decodes leave of the budget
             upto = have + n
@@ -223,21 +243,30 @@ def admit(S, c, t, budget, ahead):
             take_blocks(S, c, new)
             q.blocks = new
             share_units(S, c, r, np.int64(q.computed))
-            if k.mix:
+            if k.mix and not ahead:
                 k.step_decodes += 1
                 context += q.computed + 1
             if np.isnan(q.transferred):
                 q.transferred = t
-            join_decode(S, c, r, np.int64(q.computed), np.nan)
+            # the decode step in flight is not one of its own
+            after = 1 if ahead and k.step_decodes > 0 else 0
+            join_decode(S, c, r, np.int64(q.computed), np.nan, after)
             continue
         if k.prefix:
-            k.load += take_prefix(S, c, r, units)
+            load = take_prefix(S, c, r, units)
+            if ahead:
+                k.load_ahead += load
+            else:
+                k.load += load
         q.state = PREFILL
         q.computed = have
         k.backlog -= have
         k.tokens -= have
         k.partial += 1
-        if not ahead:
+        if ahead:
+            take_blocks(S, c, new)
+            q.blocks += new
+        else:
             _put_chunk(S, c, r, n, new)
     return budget, admitted, context
 
@@ -253,19 +282,20 @@ def begin_step(S, c, t):
     k.chunks = 0
     k.step_decodes = 0
     k.step_prefill = 0
-    k.load = 0.0
+    k.load = k.load_ahead
+    k.load_ahead = 0.0
     context = np.int64(0)
     admitted = 0
     preempted = False
     if k.mix:
         budget, context, preempted = run_running(S, c, k.budget)
-        # an engine that schedules ahead has fixed the iteration that begins now; what waits joins the next one
-        ahead = k.ahead > 0 and k.chunks + k.step_decodes > 0
-        if not preempted:
-            if ahead:
-                budget = left_ahead(S, c)
-            budget, admitted, more = admit(S, c, t, budget, ahead)
+        # an engine that schedules ahead has fixed the iteration that begins now, unless it was idle
+        if not (preempted or (k.ahead > 0 and k.chunks + k.step_decodes > 0)):
+            _, admitted, more = admit(S, c, t, budget, False)
             context += more
+        if k.ahead > 0 and k.chunks + k.step_decodes > 0 and k.waiting > 0:
+            _, later, _ = admit(S, c, t, left_ahead(S, c), True)
+            admitted += later
     else:
         if not (k.lock and k.running > 0):
             _, admitted, _ = admit(S, c, t, k.budget, False)

@@ -92,6 +92,7 @@ CLIENT = np.dtype(
         ("gate", "f8"), ("last", "f8"), ("window_set", "i1"), ("lru_head", "i4"), ("lru_tail", "i4"), ("lru", "i8"),
         # the step in flight
         ("chunks", "i4"), ("step_decodes", "i4"), ("step_prefill", "i8"), ("load", "f8"),
+        ("load_ahead", "f8"),
         # accumulated
         ("steps", "i8"), ("busy_s", "f8"), ("kv_s", "f8"), ("decoded", "i8"), ("prefilled", "i8"),
         ("batch_s", "f8"),

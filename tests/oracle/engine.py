@@ -24,7 +24,8 @@ class Table:
         names = ["tokens", "seqs", "prefill_chunk", "prefill_past", "decode_seqs", "decode_context"]
         self.grid = {n: getattr(t, n + "_grid").tolist() for n in names}
         self.value = {
-            n: getattr(t, n + "_s").tolist() for n in ["tokens", "experts", "seqs", "prefill", "decode"]
+            n: getattr(t, n + "_s").tolist()
+            for n in ["tokens", "experts", "seqs", "prefill", "decode", "mixed"]
         }
 
     def plane(self, v, gx, gy, x, y):
@@ -48,7 +49,8 @@ class Table:
             out += self.t.prefill_floor_s
         if contexts:
             mean = sum(contexts) / len(contexts)
-            out += self.plane("decode", "decode_seqs", "decode_context", len(contexts), mean)
+            beside = "mixed" if chunks else "decode"
+            out += self.plane(beside, "decode_seqs", "decode_context", len(contexts), mean)
         return out
 
 
@@ -63,6 +65,7 @@ class Request:
     priority: float = 0.0
     work: float = 1.0
     delay: float = 0.0
+    cached: int = 0
     units: tuple = ()
     children: list = field(default_factory=list)
     parents: int = 0
@@ -113,6 +116,7 @@ class Engine:
         self.tiers = tiers
         self.alive = True
         self.turn = 0
+        self.log = []  # of each iteration: end, prompt tokens, decodes, blocks in use
         self.reset()
 
     def reset(self):
@@ -120,6 +124,7 @@ class Engine:
         self.refs, self.lru = {}, OrderedDict()
         self.zombies = 0
         self.batch, self.end = None, math.inf
+        self.later_load = 0.0
         self.seq = self.front = self.admissions = 0
 
     def fresh(self):
@@ -274,16 +279,30 @@ class Engine:
             budget -= n
         return budget, lost
 
-    def admit(self, t, budget, batch):
-        admitted, load = False, 0.0
-        prompts = 0
+    def wanted_next(self, batch):
+        """Tokens that what runs will want of the iteration after this one."""
+        now, total = dict(batch), 0
+        for r in self.running:
+            n = now.get(r, 0)
+            rest = 0 if r.decoding else r.target - r.computed - n
+            if rest:
+                total += min(rest, self.spec.long_prefill_threshold or rest)
+                continue
+            gets_one = n > 0  # of this iteration
+            if r.output - r.emitted - gets_one > 0 and (r.decoding or self.spec.role != "prefill"):
+                total += 1
+        return total
+
+    def admit(self, t, budget, batch, later=False):
+        """Admit to this iteration, or (`later`) to the one after it; returns the seconds of loading."""
+        load, prompts = 0.0, 0
         while self.waiting and budget > 0 and len(self.running) < self.spec.max_num_seqs:
             r = self.waiting[0][2]
             ready = r.computed > 0
             n_units, cost = (0, 0) if ready else self.find(r)
-            have = n_units * self.w.unit_tokens
+            have = max(n_units * self.w.unit_tokens, min(r.cached, r.target - 1))
             if ready:
-                n, upto = 1, r.computed + (1 if self.p.mix else 0)
+                n, upto = 1, r.computed + (1 if self.p.mix and not later else 0)
             else:
                 n = r.target - have
                 if self.p.chunked:
@@ -306,35 +325,38 @@ class Engine:
                 r.scheduled = t
             self.admissions += 1
             r.admission = self.admissions
-            admitted = True
             budget -= n
+            self.running.append(r)
             if ready:
-                self.running.append(r)
                 self.grow(r, new)
                 self.share(r, r.computed)
                 r.decoding = True
-                if self.p.mix:
+                if self.p.mix and not later:
                     batch.append((r, 1))
                 continue
-            self.running.append(r)
             if self.spec.prefix_caching:
                 load += self.take(r, n_units)
             r.computed = have
             self.grow(r, r.blocks + new)
-            self.share(r, have + n)
-            batch.append((r, n))
+            if not later:  # else the next iteration gives it its chunk
+                self.share(r, have + n)
+                batch.append((r, n))
             prompts += 1
-        return admitted, load
+        return load
 
     def choose(self, t):
-        batch, load = [], 0.0
+        batch, load = [], self.later_load
+        self.later_load = 0.0
         if self.p.mix:
             budget, lost = self.schedule_running(self.fresh(), batch)
-            if not lost:
-                _, load = self.admit(t, budget, batch)
+            fixed = self.spec.ahead and batch  # since the iteration before this one began
+            if not fixed and not lost:
+                load += self.admit(t, budget, batch)
+            if self.spec.ahead and batch:
+                self.later_load = self.admit(t, self.fresh() - self.wanted_next(batch), batch, later=True)
         else:
             if not (self.p.lock and self.running):
-                _, load = self.admit(t, self.fresh(), batch)
+                load = self.admit(t, self.fresh(), batch)
             if not batch:
                 self.schedule_running(self.fresh(), batch)
         if not batch:
@@ -349,6 +371,8 @@ class Engine:
 
     def complete(self):
         t, batch = self.end, self.batch
+        prompts = sum(n for r, n in batch if not r.decoding)
+        self.log.append((t, prompts, sum(r.decoding for r, _ in batch), self.spec.kv_blocks - self.free()))
         self.batch, self.end = None, math.inf
         decodes = [r for r, _ in batch if r.decoding]
         prompts = [(r, n) for r, n in batch if not r.decoding]

@@ -18,7 +18,7 @@ from .engine import Engine, Request, Tier
 from .links import FairLink, FcfsLink, Station
 
 MASK = (1 << 64) - 1
-DEFAULTS = {"model": 0, "session": -1, "priority": 0.0, "work": 1.0, "delay_s": 0.0}
+DEFAULTS = {"model": 0, "session": -1, "priority": 0.0, "work": 1.0, "delay_s": 0.0, "cached": 0}
 
 
 def splitmix(seed, r, i):
@@ -88,7 +88,7 @@ class World:
             model = int(row["model"])
             r = Request(i, a, int(p) if good else 0, int(o) if good else 0, model, int(row["session"]))
             r.priority, r.work, r.delay = float(row["priority"]), float(row["work"]), float(row["delay_s"])
-            r.units = units
+            r.units, r.cached = units, min(int(row["cached"]), max(0, r.prompt - 1))
             if not good or (model not in stations and (p < 1 or o < 1)):
                 r.status = "invalid"
             out.append(r)
@@ -311,5 +311,6 @@ def simulate(trace, clients, router, **parts):
     out |= {n: np.array([getattr(r, n) for r in rs]) for n in ("preemptions", "retries", "emitted")}
     out["hits"] = np.array([r.hits for r in rs])
     out["status"] = np.array([STATUS.index(r.status) for r in rs])
+    out["log"] = [[] if c.station else c.log for c in w.clients]
     out["token_times"] = [r.token_times for r in rs]
     return out
