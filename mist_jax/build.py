@@ -232,8 +232,11 @@ def build_workload(scenario: Scenario) -> Workload:
     `prefix_hit_rate`.
 
     Raises:
-        ConfigError: a batching policy that the steady state does not describe.
+        ConfigError: what the steady state does not describe: some batching policies, conversations, failures.
     """
+    from mist_jax.workloads import require_steady
+
+    require_steady(scenario)
     spec = scenario.workload
     if scenario.engine.policy not in STEADY_POLICIES:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mist_jax.evaluate import describe, require_fit
 from mist_jax.programs import compiled
 from mist_jax.queueing import metrics, playback
 from mist_jax.queueing import state as st
+from mist_jax.queueing.cache_curve import cache_curve
 from mist_jax.queueing.policies import policy
 from mist_jax.queueing.step_table import build_step_table
 from mist_jax.queueing.trace import Trace
@@ -78,8 +80,9 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
         # the user sends the next request after the answer has come back: what is outside of iterations counts too
         outside = float(system.calibration.step.request_s)
         trace = dataclasses.replace(trace, think_s=trace.think_s + outside)
+    failures = failures_of(scenario, playback.expand(clients))
     try:
-        played = playback.play(trace, clients, router_of(scenario), links=links)
+        played = playback.play(trace, clients, router_of(scenario), links=links, failures=failures)
     except ValueError as exc:
         raise ConfigError(f"engine: {exc}") from None
     if not (played.requests["status"] == st.OK).any():
@@ -100,8 +103,26 @@ def router_of(scenario: Scenario) -> playback.Router:
         fallback=spec.fallback,
         heavy_tokens=int(spec.heavy_tokens),
         backlog_cap_tokens=int(spec.backlog_cap_tokens),
+        retry_delay_s=spec.retry_delay,
         seed=scenario.seed,
     )
+
+
+def failures_of(scenario: Scenario, clients: Sequence[Any]) -> list[playback.Failure]:
+    """The scenario's failures on these clients, one entry an engine.
+
+    Raises:
+        ConfigError: no such client, or a return before the failure.
+    """
+    out = []
+    for i, f in enumerate(scenario.failures):
+        if f.client != int(f.client) or f.client >= len(clients):
+            names = ", ".join(f"{j} ({c.name})" for j, c in enumerate(clients[:16]))
+            raise ConfigError(f"failures[{i}].client: got {f.client:g}; allowed: {names}")
+        if f.until is not None and f.until <= f.at:
+            raise ConfigError(f"failures[{i}].until: got {f.until:g} s; must be after `at`, {f.at:g} s")
+        out.append(playback.Failure(int(f.client), f.at, np.inf if f.until is None else f.until))
+    return out
 
 
 def build_clients(
@@ -212,6 +233,11 @@ def to_dataset(scenario: Scenario, played: playback.Played, system: System, text
         coords={"request": ids, "stage": list(parts)},
     )
     ds = ds.assign(client_variables(played))
+    if scenario.failures:
+        ds["retries"] = column(rq["retries"], "1", "times the request was lost with its engine")
+    if scenario.workload.cache_sizes is not None:
+        came = dataclasses.replace(played.trace, arrival_s=rq["arrival"])
+        ds = ds.assign(cache_variables(scenario, came))
     ds.attrs.update(describe(scenario), trace=text)
     ds.attrs.update(summarize(scenario, ds, played, system))
     return ds
@@ -225,6 +251,32 @@ def client_variables(played: playback.Played) -> dict[str, Any]:
         k: ("client", values[k], {"units": "1", "long_name": text}) for k, text in CLIENT_VARIABLES.items()
     }
     return out | {"client": names}
+
+
+def cache_variables(scenario: Scenario, trace: Trace) -> dict[str, Any]:
+    """`hit_rate` along `cache_tokens`: an LRU cache in front of all engines (`queueing.cache_curve`).
+
+    Raises:
+        ConfigError: no sizes, no numbers of at least 0, or a trace that names no prefixes.
+    """
+    sizes = scenario.workload.cache_sizes or []
+    if not sizes or any(isinstance(s, bool) or not isinstance(s, int | float) or not s >= 0 for s in sizes):
+        raise ConfigError(
+            f"workload.cache_sizes: got {sizes}; expected numbers of tokens, such as [1e6, 1e7]"
+        )
+    if trace.units is None:
+        raise ConfigError(
+            f"workload.cache_sizes: {trace.name} names no prefixes; take a trace that does "
+            "(workload=mooncake_conversation) or workload.turns above 1"
+        )
+    rates = cache_curve(trace, [float(s) / trace.unit_tokens for s in sizes])
+    text = {"units": "1", "long_name": "share of the prefix units found in a cache of this size"}
+    coordinate = (
+        "cache_tokens",
+        np.asarray(sizes, float),
+        {"units": "token", "long_name": "size of the cache"},
+    )
+    return {"hit_rate": ("cache_tokens", rates, text), "cache_tokens": coordinate}
 
 
 def queue_summary(played: playback.Played, wait: Array) -> dict[str, float]:

@@ -207,7 +207,7 @@ class TransferSpec:
 class WorkloadSpec:
     """What arrives: lengths in tokens, and how requests come."""
 
-    arrivals: Literal["closed", "poisson", "gamma", "trace"] = "poisson"
+    arrivals: Literal["closed", "poisson", "gamma", "diurnal", "trace"] = "poisson"
     isl: float = number(1024, low=1)
     osl: float = number(256, low=1)
     isl_cv: float = number(0.0)
@@ -215,6 +215,16 @@ class WorkloadSpec:
     concurrency: float = number(64, low=1)
     rate: float = quantity("frequency", 1.0)
     burstiness: float = number(1.0)  # coefficient of variation of the gaps (gamma)
+    swing: float = number(0.5, high=0.99)  # diurnal: the rate goes from rate (1 - swing) to rate (1 + swing)
+    period: float = quantity("time", 86400.0, low=1e-3)  # of diurnal; lowest at 0
+    ramp: float = quantity("time", 0.0)  # closed: the first requests start evenly over this time
+    think: float = quantity("time", 0.0)  # from an answer to the next turn; closed: to the next request
+    turns: float = number(1, low=1)  # per session; isl and osl are then those of a message and its answer
+    system_tokens: float = number(0)  # before the first turn, the same in all sessions
+    samples: float = number(1, low=1)  # answers to each prompt, side by side
+    cache_sizes: list | None = (
+        None  # tokens; mode=play: hit rate of an LRU cache of each size, from the trace alone
+    )
     requests: float = number(1000, low=1)
     trace: str | None = None  # path, or a name: azure_2023_conversation, azure_2023_code, ...
     trace_format: str | None = None
@@ -269,6 +279,16 @@ class RoutingSpec:
     ] = "least_requests"
     heavy_tokens: float = number(4096, low=1)
     backlog_cap_tokens: float = number(35 * 8192, low=0)
+    retry_delay: float = quantity("time", 0.0)  # until a request of a failed engine is sent again
+
+
+@dataclasses.dataclass(frozen=True)
+class FailureSpec:
+    """mode=play: an engine is lost with its KV cache, and comes back empty; its requests start again elsewhere."""
+
+    at: float = quantity("time")
+    client: float = number(0)  # in the order of the result's `client`
+    until: float | None = quantity("time", None)  # None: it does not come back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,6 +305,7 @@ class Scenario:
     transfer: TransferSpec = TransferSpec()
     routing: RoutingSpec = RoutingSpec()
     pipeline: PipelineSpec = PipelineSpec()
+    failures: list = dataclasses.field(default_factory=list)  # of FailureSpec
     calibration: str = "default"  # default | none | path of a calibration file
     seed: int = 0
     #: the composed mapping it came from: what sweeps override and reports show
@@ -410,4 +431,5 @@ def parse_scenario(config: Mapping[str, Any]) -> Scenario:
                 f"allowed: {', '.join(sorted([*known, *APPLICATION_KEYS]))}"
             )
     scenario = parse(Scenario, scenario_keys, "")
-    return dataclasses.replace(scenario, config=dict(config))
+    failures = [parse(FailureSpec, f, f"failures[{i}]") for i, f in enumerate(scenario.failures)]
+    return dataclasses.replace(scenario, failures=failures, config=dict(config))

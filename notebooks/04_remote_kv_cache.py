@@ -25,7 +25,7 @@ import numpy as np
 
 import mist_jax as mist
 from mist_jax import build
-from mist_jax.io.arrivals import conversations
+from mist_jax.io.arrivals import conversations, poisson
 from mist_jax.physics.memory import kv_bytes_total
 from mist_jax.physics.step import step_seconds
 from mist_jax.programs import compiled
@@ -97,7 +97,7 @@ for p, c, b, *wins in zip(prefixes, compute_s, break_even, *verdict.values(), st
 
 # %%
 trace = conversations(
-    300, rate=0.5,
+    poisson(300, rate=0.5),
     turns=lambda n, rng: 1 + rng.geometric(0.25, n),
     message_tokens=lambda n, rng: rng.lognormal(5.5, 0.8, n),
     answer_tokens=lambda n, rng: rng.lognormal(5.3, 0.6, n),

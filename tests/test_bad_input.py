@@ -95,6 +95,13 @@ DESCRIPTIONS = {
     "not a precision": ("model.precision.weights=fp7", "got 'fp7'", "did you mean 'fp8'", "allowed: bf16"),
     "not a truth": ("engine.cuda_graphs=maybe", "engine.cuda_graphs: got 'maybe'", "true or false"),
     "not a whole number": ("seed=1.5", "seed: got 1.5", "whole number"),
+    "no time of a failure": ("failures=[{client:0}]", "failures[0].at: missing"),
+    "unknown key of a failure": (
+        "failures=[{at:1s,clint:0}]",
+        "failures[0].clint",
+        "did you mean 'client'",
+    ),
+    "swing above one": ("workload.swing=1.5", "workload.swing: got 1.5", "between 0 and 0.99"),
     "no requests": ("workload.requests=0", "workload.requests: got 0", "at least 1"),
 }
 
@@ -169,7 +176,40 @@ DEPLOYMENTS = {
     "negative width": ("model.architecture.hidden=-1", "model.architecture.hidden", "-1", "negative"),
     "unknown width": ("+model.architecture.hiden=1", "model.architecture.hiden", "did you mean 'hidden'"),
     "policy that is only played": ("engine.policy=static", "engine.policy: got 'static'", "mode=play"),
+    "sessions in steady state": ("workload.turns=4", "workload.turns: got 4", "mode=play"),
+    "several answers in steady state": ("workload.samples=4", "workload.samples: got 4", "mode=play"),
+    "think time in steady state": (
+        "workload.arrivals=closed workload.think='1 s'",
+        "workload.think: got 1",
+        "mode=play",
+    ),
+    "failures in steady state": ("failures=[{at:1s}]", "failures: got 1", "mode=play"),
     "calibration missing": ("calibration=/nowhere/fit.json", "calibration", "/nowhere/fit.json"),
+}
+
+#: (overrides, words): found when the workload is laid out to be played.
+PLAYED = {
+    "no such client": (
+        "failures=[{client:3,at:1s}]",
+        "failures[0].client: got 3",
+        "allowed: 0 (NVIDIA H100",
+    ),
+    "back before it is lost": ("failures=[{at:2s,until:1s}]", "failures[0].until: got 1 s", "2 s"),
+    "half a turn": ("workload.turns=2.5", "workload.turns: got 2.5", "whole number"),
+    "sessions in a closed loop": (
+        "workload.turns=2 workload.arrivals=closed",
+        "workload.turns: got 2",
+        "diurnal",
+    ),
+    "sessions cut": ("workload.turns=2 workload.limit=5", "workload.limit: got 5", "workload.requests"),
+    "answers in sessions": ("workload.turns=2 workload.samples=2", "workload.samples: got 2", "only turn"),
+    "sessions of a pipeline": ("workload.turns=2 pipeline=agentic", "pipeline: agentic", "loops"),
+    "cache sizes of no prefixes": ("workload.cache_sizes=[1e6]", "workload.cache_sizes", "names no prefixes"),
+    "cache sizes no numbers": (
+        "workload.cache_sizes=[big]",
+        "workload.cache_sizes: got ['big']",
+        "numbers of tokens",
+    ),
 }
 
 #: (trace, words): found when the trace is read or played.
@@ -205,7 +245,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill(text: str, folder: Path) -> str:
-    return re.sub(r"\{([^}]*)\}", lambda m: str(folder / m.group(1)), text)
+    return re.sub(r"\{([\w.]*)\}", lambda m: str(folder / m.group(1)), text)
 
 
 def split(overrides: str, folder: Path) -> list[str]:
@@ -234,6 +274,14 @@ def test_deployments(case: str, folder: Path) -> None:
     overrides, *words = DEPLOYMENTS[case]
     with pytest.raises(mist.ConfigError) as caught:
         mist.evaluate(mist.load(split(overrides, folder)))
+    clear(str(caught.value), tuple(words))
+
+
+@pytest.mark.parametrize("case", PLAYED)
+def test_played(case: str, folder: Path) -> None:
+    overrides, *words = PLAYED[case]
+    with pytest.raises(mist.ConfigError) as caught:
+        mist.play(mist.load([*split(overrides, folder), "workload.requests=5"]))
     clear(str(caught.value), tuple(words))
 
 

@@ -209,3 +209,14 @@ def test_timeline(tmp_path):
     with pytest.raises(ValueError, match="log=True"):
         timeline(play(workload(3), Engine(TABLE, 1000)))
     assert summarize(p)["served"] == 30
+
+
+def test_ahead_computes_a_shared_prompt_once():
+    """Branches that arrive together while an iteration runs: the first computes the prompt, the others find it."""
+    trace = Trace(
+        np.array([0.0, 0.02, 0.02, 0.02]), np.array([64, 320, 320, 320]), np.array([40, 5, 5, 5]),
+        units=np.concatenate([np.arange(100, 104), *[np.arange(20)] * 3]), unit_offsets=[0, 4, 24, 44, 64],
+    )  # fmt: skip
+    p = play(trace, Engine(TABLE, 1000, prefix_caching=True, ahead=True), log=True)
+    assert p.steps["prefill"].sum() == 64 + 320 + 2 * 16  # a hit leaves one token, here the last unit
+    assert len(set(p.requests["first"][1:])) == 1

@@ -159,7 +159,7 @@ def test_synthetic_is_seeded_and_has_the_moments():
 def test_conversations_and_branches_reuse_their_prefix():
     fixed = lambda k: lambda n, rng: np.full(n, k)  # noqa: E731
     trace = syn.conversations(
-        20, 0.5, turns=fixed(4), message_tokens=fixed(64), answer_tokens=fixed(33), think_s=fixed(3.0),
+        syn.poisson(20, 0.5), turns=fixed(4), message_tokens=fixed(64), answer_tokens=fixed(33), think_s=fixed(3.0),
         system_tokens=160,
     )  # fmt: skip
     engine = Engine(StepTable.linear(), 10**5, prefix_caching=True)

@@ -100,15 +100,14 @@ def closed_loop(trace: Trace, concurrency: int, *, think_s: float = 0.0, ramp_s:
     """The same requests with `concurrency` in flight; the first ones start evenly over `ramp_s`."""
     if concurrency < 1 or think_s < 0 or ramp_s < 0:
         raise ValueError("concurrency must be positive, think_s and ramp_s not negative")
-    start = np.zeros(trace.size)
+    start = np.full(trace.size, ramp_s)  # the others come after the first ones, whenever that is
     k = min(concurrency, trace.size)
     start[:k] = np.arange(k) * (ramp_s / k)
     return replace(trace, arrival_s=start, closed_loop=concurrency, think_s=think_s)
 
 
 def conversations(
-    sessions: int,
-    rate: float,
+    starts: Array,
     *,
     turns: Callable[[int, np.random.Generator], Array],
     message_tokens: Callable[[int, np.random.Generator], Array],
@@ -118,13 +117,14 @@ def conversations(
     unit_tokens: int = 16,
     seed: Seed = 0,
 ) -> Trace:
-    """Multi-turn sessions: each prompt is the conversation so far and a new message, sent `think_s` after the answer.
+    """Multi-turn sessions that begin at `starts` (s): each prompt is the conversation so far and a new message, sent
+    `think_s` after the answer.
 
     A tool call is a turn whose think time is the tool's. Units name the whole conversation, so prefix caches find
     the earlier turns and their answers, and the system prompt that all sessions share.
     """
     rng = _rng(seed)
-    starts = poisson(sessions, rate, rng)
+    sessions = len(starts)
     k = np.maximum(np.asarray(turns(sessions, rng)).astype(int), 1)
     n = int(k.sum())
     message, answer = (

@@ -34,12 +34,20 @@ def play_pipeline(scenario: Scenario, trace: Trace, text: str) -> xr.Dataset:
     Raises:
         ConfigError: see `pipelines.dag.parse_pipeline` and `pipelines.played.plan`.
     """
+    from mist_jax.play import failures_of, router_of
+
     with jax.enable_x64(True):
         pipeline = parse_pipeline(scenario)
         model = Model(scenario, pipeline)
         laid = plan(scenario, model, trace)
         try:
-            played = playback.play(laid.trace, laid.clients, links=laid.links)
+            played = playback.play(
+                laid.trace,
+                laid.clients,
+                router_of(scenario),
+                links=laid.links,
+                failures=failures_of(scenario, playback.expand(laid.clients)),
+            )
         except ValueError as exc:
             raise ConfigError(f"pipeline: {exc}") from None
         _require_served(laid, played, trace)

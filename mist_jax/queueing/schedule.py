@@ -266,6 +266,7 @@ def admit(S, c, t, budget, ahead):
         if ahead:
             take_blocks(S, c, new)
             q.blocks += new
+            share_units(S, c, r, np.int64(have + n))
         else:
             _put_chunk(S, c, r, n, new)
     return budget, admitted, context

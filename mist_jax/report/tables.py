@@ -54,6 +54,7 @@ def headline(scenario: Scenario, ds: xr.Dataset) -> list[str]:
         "trace": f"trace {work.trace}",
         "poisson": f"Poisson arrivals, {q.number(work.rate)} requests/s",
         "gamma": f"gamma arrivals, {q.number(work.rate)} requests/s, CV {work.burstiness:g}",
+        "diurnal": f"diurnal arrivals, {q.number(work.rate)} requests/s in the mean, swing {work.swing:g}",
     }[work.arrivals]
     hardware = pool_line(scenario.hardware, scenario.parallelism)
     if scenario.prefill is not None:

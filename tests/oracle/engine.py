@@ -338,8 +338,8 @@ class Engine:
                 load += self.take(r, n_units)
             r.computed = have
             self.grow(r, r.blocks + new)
+            self.share(r, have + n)
             if not later:  # else the next iteration gives it its chunk
-                self.share(r, have + n)
                 batch.append((r, n))
             prompts += 1
         return load
