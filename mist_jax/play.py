@@ -75,11 +75,8 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
 
         return play_pipeline(scenario, trace, text)
     with jax.enable_x64(True):
-        clients, links, system = build_clients(scenario, trace)
-    if trace.closed_loop:
-        # the user sends the next request after the answer has come back: what is outside of iterations counts too
-        outside = float(system.calibration.step.request_s)
-        trace = dataclasses.replace(trace, think_s=trace.think_s + outside)
+        clients, links, system, front = build_clients(scenario, trace)
+    trace = _at_the_engine(trace, front, scenario.prefill is not None)
     failures = failures_of(scenario, playback.expand(clients))
     try:
         played = playback.play(trace, clients, router_of(scenario), links=links, failures=failures)
@@ -92,7 +89,7 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
             f"workload: none of the {trace.size} requests can be served ({reasons}); the context of "
             f"{scenario.model.name} is {float(system.model.max_context):g} tokens"
         )
-    return to_dataset(scenario, played, system, text)
+    return to_dataset(scenario, played, system, front, text)
 
 
 def router_of(scenario: Scenario) -> playback.Router:
@@ -127,8 +124,8 @@ def failures_of(scenario: Scenario, clients: Sequence[Any]) -> list[playback.Fai
 
 def build_clients(
     scenario: Scenario, trace: Trace
-) -> tuple[list[playback.Engine], list[playback.Link], System]:
-    """The engines of the scenario's pools, the links between them, and the decoding (or only) pool's system."""
+) -> tuple[list[playback.Engine], list[playback.Link], System, System]:
+    """The engines of the scenario's pools, the links between them, and the systems that decode and that prefill."""
     from mist_jax.physics.memory import kv_bytes_total
 
     system = build.build_system(scenario)
@@ -137,19 +134,49 @@ def build_clients(
     context = int(min(float(system.model.max_context), 2.0 ** np.ceil(np.log2(max(longest, 1.0)))))
     main = _engines(scenario, system, scenario.hardware, scenario.parallelism, scenario.engine, context)
     if scenario.prefill is None:
-        return [main], [], system
+        return [main], [], system, system
     pool = scenario.prefill
     first = build.build_system(scenario, pool, "prefill.")
     transfer = build.build_transfer(scenario)
     per_token = float(kv_bytes_total(system.model, np.asarray(1000.0))) / 1000.0
     front = _engines(scenario, first, pool.hardware, pool.parallelism, pool.engine, context, "prefill.")
-    link = playback.Link("kv", float(transfer.bandwidth) * pool.parallelism.replicas, float(transfer.latency))
-
+    rate = (
+        float(transfer.bandwidth) * pool.parallelism.replicas / float(first.calibration.step.transfer_scale)
+    )
+    link = playback.Link("kv", rate, float(transfer.latency))
     front = dataclasses.replace(
         front, role="prefill", link="kv", kv_bytes_per_token=per_token, name="prefill"
     )
     main = dataclasses.replace(main, role="decode", kv_bytes_per_token=per_token, name="decode")
-    return [front, main], [link], system
+    return [front, main], [link], system, first
+
+
+def _at_the_engine(trace: Trace, front: System, handed_over: bool) -> Trace:
+    """The trace as the engines see it: each request comes later by what precedes its queue; who sends one after an
+    answer waits for what follows that, too. A closed loop takes the mean over its requests."""
+    before, all_of_it = (outside_s(front, trace.prompt_tokens, h) for h in (False, handed_over))
+    delay = np.zeros(trace.size) if trace.delay_s is None else np.asarray(trace.delay_s)
+    if trace.edges is not None and trace.edges.size:
+        parent, child = trace.edges.T
+        after = np.zeros(trace.size)
+        np.maximum.at(after, child, (all_of_it - before)[parent])
+        delay = delay + np.where(np.isin(np.arange(trace.size), child), before + after, 0.0)
+    return dataclasses.replace(
+        trace,
+        arrival_s=trace.arrival_s + before,
+        delay_s=delay,
+        think_s=trace.think_s + float(np.nanmean(all_of_it)),
+    )
+
+
+def outside_s(front: System, prompt_tokens: Array, handed_over: bool | Array = False) -> Array:
+    """Seconds outside of iterations, before the first token, of requests with so many prompt tokens.
+
+    `front` is the system that prefills; the steady state counts the same (`queueing.steady`, `steady_disaggregated`).
+    """
+    step = front.calibration.step
+    own = float(step.request_s) + float(step.prompt_token_s) * np.asarray(prompt_tokens, dtype=np.float64)
+    return own + float(step.handover_s) * np.asarray(handed_over)
 
 
 def _engines(
@@ -199,19 +226,22 @@ def schedules_ahead(engine: EngineSpec) -> bool:
     return not parts[0].isdigit() or [int(x) for x in parts[:2] if x.isdigit()] >= [0, 14]
 
 
-def to_dataset(scenario: Scenario, played: playback.Played, system: System, text: str) -> xr.Dataset:
+def to_dataset(
+    scenario: Scenario, played: playback.Played, system: System, front: System, text: str
+) -> xr.Dataset:
     """Per-request results with units, and the summary as attributes."""
     rq = played.requests
-    outside = float(system.calibration.step.request_s)
+    own = outside_s(front, rq["prompt"])
+    outside = outside_s(front, rq["prompt"], np.isfinite(rq["transferred"]))
     queue = rq["scheduled"] - rq["arrival"]
     prefill = rq["first"] - rq["scheduled"]
     served = rq["status"] == st.OK
-    parts = {"request": np.where(served, outside, np.nan), "queue": queue, "prefill": prefill}
+    parts = {"request": np.where(served, own, np.nan), "queue": queue, "prefill": prefill}
     if scenario.prefill is None:
         parts["decode"] = rq["finish"] - rq["first"]
     else:  # an answer of one token is not handed over
         joined = np.where(np.isnan(rq["transferred"]), rq["first"], rq["transferred"])
-        parts |= {"handover": joined - rq["first"], "decode": rq["finish"] - joined}
+        parts |= {"handover": joined - rq["first"] + outside - own, "decode": rq["finish"] - joined}
     stages = np.stack(list(parts.values()), axis=1)
     ids = played.trace.request_id if played.trace.request_id is not None else np.arange(rq.size)
 
@@ -220,9 +250,9 @@ def to_dataset(scenario: Scenario, played: playback.Played, system: System, text
 
     ds = xr.Dataset(
         {
-            "arrival_s": column(rq["arrival"], "s", "arrival"),
-            "ttft_s": column(played.ttft_s + outside, "s", "time to first token"),
-            "tpot_s": column(played.tpot_s, "s", "time per output token after the first"),
+            "arrival_s": column(rq["arrival"] - own, "s", "arrival"),
+            "ttft_s": column(first_seen(rq) - rq["arrival"] + outside, "s", "time to first token"),
+            "tpot_s": column(seconds_per_token(rq), "s", "time per output token after the first"),
             "e2e_s": column(played.e2e_s + outside, "s", "end-to-end latency"),
             "prompt_tokens": column(rq["prompt"], "1", "prompt tokens"),
             "output_tokens": column(rq["output"], "1", "generated tokens"),
@@ -241,6 +271,18 @@ def to_dataset(scenario: Scenario, played: playback.Played, system: System, text
     ds.attrs.update(describe(scenario), trace=text)
     ds.attrs.update(summarize(scenario, ds, played, system))
     return ds
+
+
+def first_seen(rq: Array) -> Array:
+    """When the user has the first token (s): in disaggregation it comes from the decode engine, after the transfer of
+    the KV cache (vLLM's and SGLang's proxies return the decode engine's answer)."""
+    return np.fmax(rq["first"], rq["transferred"])
+
+
+def seconds_per_token(rq: Array) -> Array:
+    """Seconds per output token after the first that the user has; NaN for answers of one token."""
+    gaps = np.where(rq["output"] > 1, rq["output"] - 1.0, np.nan)
+    return (rq["finish"] - first_seen(rq)) / gaps
 
 
 def client_variables(played: playback.Played) -> dict[str, Any]:

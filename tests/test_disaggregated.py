@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from programs import HARDWARE, MODELS, Counted, make_system, make_workload
 
+import mist_jax as mist
 from mist_jax import build
 from mist_jax.errors import Status
 from mist_jax.queueing import steady_disaggregated as sd
@@ -71,3 +72,18 @@ def test_a_link_that_cannot_carry_the_prompts_is_over_capacity() -> None:
     assert int(slow.status) == int(Status.UNSTABLE)
     assert float(slow.load) == pytest.approx(2.0 * 6000 * 131072 / 0.8e9, rel=0.05)
     assert int(wide.status) == int(Status.OK)
+
+
+@pytest.mark.parametrize("front", ["h100_sxm", "mi300x", "tpu_v6e"])
+def test_played_and_evaluated_count_the_same_to_the_first_token(front: str) -> None:
+    """An idle pair of pools: handling, prefill, transfer, handover, decode; the decode engine gives the first token."""
+    pools = ["prefill=pool", f"hardware@prefill.hardware={front}", "workload.isl_cv=0", "workload.osl_cv=0"]
+    scenario = mist.load([*pools, "workload.arrivals=poisson", "workload.rate=0.02", "workload.requests=20"])
+    steady, played = mist.evaluate(scenario), mist.play(scenario)
+    stage = dict(zip(played.stage.values, played.stage_s.values.mean(0), strict=True))
+    assert played.attrs["ttft_mean_s"] == pytest.approx(float(steady.ttft_s), rel=0.01)
+    assert played.attrs["tpot_mean_s"] == pytest.approx(float(steady.tpot_s), rel=0.02)
+    assert played.attrs["e2e_mean_s"] == pytest.approx(float(steady.e2e_s), rel=0.02)
+    assert stage["prefill"] == pytest.approx(float(steady.prefill_s), rel=0.02)
+    assert stage["handover"] > float(steady.transfer_s)
+    assert sum(stage.values()) == pytest.approx(played.attrs["e2e_mean_s"], rel=1e-9)

@@ -81,11 +81,12 @@ class Pool:
             require_fit(scenario, programs()["memory"](self.prefill), "prefill.")
         self._alone: dict[tuple[float, float], float] = {}
 
-    @property
-    def request_s(self) -> float:
-        """Seconds of a call outside of the engine (HTTP, tokenizer of the server)."""
-        system = self.system if self.prefill is None else self.prefill
-        return float(system.calibration.step.request_s)
+    def outside_s(self, prompt_tokens: Any) -> np.ndarray:
+        """Seconds of calls outside of the engine (HTTP, tokenizer of the server, handover between pools)."""
+        from mist_jax.play import outside_s
+
+        front = self.system if self.prefill is None else self.prefill
+        return outside_s(front, prompt_tokens, self.prefill is not None)
 
     def kv(self) -> tuple[float, float]:
         """(KV bytes per token, not sharded; layers)."""
@@ -145,7 +146,7 @@ class Pool:
         """Prefill alone against prompt tokens, for load-or-recompute and overlap."""
         longest = min(float(self.system.model.max_context), float(self.memory.kv_tokens))
         tokens = np.geomspace(16.0, max(0.98 * longest - 8.0, 32.0), points)
-        return tokens, np.array([self.alone(t, 0.0) - self.request_s for t in tokens])
+        return tokens, np.array([self.alone(t, 0.0) - self.outside_s(t) for t in tokens])
 
 
 def left_of(utilization: np.ndarray) -> dict[str, float]:

@@ -78,6 +78,8 @@ def _extreme(values: Array, index: Array, size: int, ufunc: np.ufunc) -> Array:
 def _dataset(
     scenario: Scenario, model: Model, laid: Plan, played: playback.Played, trace: Trace
 ) -> xr.Dataset:
+    from mist_jax.play import first_seen
+
     pipeline, rq = model.pipeline, played.requests
     n, m = trace.size, len(pipeline.nodes)
     begin, end = rq["arrival"] - laid.before_s, rq["finish"]
@@ -91,7 +93,7 @@ def _dataset(
     waits = np.array([node.spec.wait for node in pipeline.nodes])
     e2e = np.where(bad, np.nan, np.max(np.where(waits, ended, -np.inf), axis=1) - arrival)
     mine = laid.node == pipeline.answer
-    first = _extreme(rq["first"][mine], laid.request[mine], n, np.fmin)
+    first = _extreme(first_seen(rq)[mine], laid.request[mine], n, np.fmin)
     tokens, tpot = laid.answered, _tpot(laid, played, n)
     names = pipeline.stages
     at = np.array([names.index(node.stage) for node in pipeline.nodes])
@@ -128,8 +130,10 @@ def _dataset(
 
 def _tpot(laid: Plan, played: playback.Played, n: int) -> Array:
     """Seconds per token of the call that answered: its longest branch, from its first token to its end."""
+    from mist_jax.play import first_seen
+
     rows = np.flatnonzero(laid.node == laid.answered_by[laid.request])
-    first = _extreme(played.requests["first"][rows], laid.request[rows], n, np.fmin)
+    first = _extreme(first_seen(played.requests)[rows], laid.request[rows], n, np.fmin)
     last = _extreme(played.requests["finish"][rows], laid.request[rows], n, np.fmax)
     many = laid.answered > 1
     return np.where(many, (last - first) / np.where(many, laid.answered - 1.0, 1.0), np.nan)

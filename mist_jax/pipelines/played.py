@@ -206,11 +206,11 @@ def _add_calls(
     """Entries of an LLM stage: one per round and branch; returns tokens of the answer."""
     there = np.flatnonzero(made)
     rows.add(i, np.flatnonzero(~made), pause)
-    outside = model.pools[node.client].request_s
     branches = max(round(float(np.mean(call.branches[made]))) if made.any() else 1, 1)
     rounds = max(round(float(np.mean(call.rounds[made]))) if made.any() else 1, 1)
     prompt = np.maximum(np.rint(call.new_tokens + call.past_tokens), 1)[there]
     past = np.rint(call.past_tokens)[there]
+    outside = model.pools[node.client].outside_s(prompt)
     gain = call.tokens_per_step[there]
     longest = np.zeros(made.size)
     for k in range(rounds):
@@ -249,7 +249,7 @@ def _engines(
         sample = Trace(np.zeros(here.sum()), prompt[here].astype(np.int64), output[here].astype(np.int64))
         llm = model.pipeline.clients[name].llm
         assert llm is not None
-        built, more, _ = build_clients(scenario_beside(llm, times.left[name]), sample)
+        built, more, *_ = build_clients(scenario_beside(llm, times.left[name]), sample)
         engines += [dataclasses.replace(e, model=pool) for e in built]
         links += more
     if not engines:
