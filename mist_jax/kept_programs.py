@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from mist_jax.paths import PACKAGE, cache_dir
+from mist_jax.queueing.root import Form, written_as
 
 #: Files that nothing read for so long are removed when a new one is written.
 KEEP_S = 30 * 86400.0
@@ -35,9 +36,12 @@ class Kept:
     """A function of pytrees of numbers that is compiled once for each structure of its arguments, and once for all
     processes. It cannot be differentiated or mapped over; `programs.compiled` can."""
 
-    def __init__(self, function: Callable[..., Any], name: str, *, quick: bool = False) -> None:
-        """`name` must tell the function apart from all others; `quick` as in `programs.compiled`."""
-        self.function, self.name, self.quick = function, name, quick
+    def __init__(
+        self, function: Callable[..., Any], name: str, *, quick: bool = False, form: Form = Form.COMPACT
+    ) -> None:
+        """`name` must tell the function apart from all others; `quick` as in `programs.compiled`; `form` of the loads
+        that it solves for: a function that takes derivatives needs `Form.DIFFERENTIABLE`."""
+        self.function, self.name, self.quick, self.form = function, name, quick, form
         self._known: dict[Any, tuple[Any, Any]] = {}
         self._lock = threading.Lock()
 
@@ -52,7 +56,8 @@ class Kept:
         if key not in self._known:
             with self._lock:
                 if key not in self._known:
-                    self._known[key] = self._find(structure, types, f"{self.name} {self.quick} {key}", values)
+                    text = f"{self.name} {self.quick} {self.form.name} {key}"
+                    self._known[key] = self._find(structure, types, text, values)
         program, skeleton = self._known[key]
         return jax.tree.unflatten(jax.tree.structure(skeleton), program(*values))
 
@@ -92,7 +97,8 @@ class Kept:
 
         flat.__name__ = f"kept_{self.function.__name__}"  # what profiles and logs of compilations show
         examples = [jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for shape, dtype in types]
-        return compiled(flat, quick=self.quick).lower(*examples), seen[-1]
+        with written_as(self.form):
+            return compiled(flat, quick=self.quick).lower(*examples), seen[-1]
 
 
 @lru_cache(maxsize=1)

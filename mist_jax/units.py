@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -40,8 +41,31 @@ def _registry() -> Any:
     return ureg
 
 
+_DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_SMALL = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12}
+#: The usual spellings as factors, by dimension. Everything else goes through pint, which takes a second to start.
+_USUAL = {
+    "flops": {f"{p}{w}/s": f for p, f in _DECIMAL.items() for w in ("FLOP", "OP")},
+    "bytes": {f"{p}B": f for p, f in _DECIMAL.items()} | {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
+    "bandwidth": {f"{p}B/s": f for p, f in _DECIMAL.items()},
+    "time": {f"{p}s": f for p, f in _SMALL.items()},
+    "power": {f"{p}W": f for p, f in _DECIMAL.items()},
+    "frequency": {f"{p}Hz": f for p, f in _DECIMAL.items()},
+    "energy": {f"{p}J": f for p, f in (_DECIMAL | _SMALL).items()},
+}
+_NUMBER = re.compile(r"([+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z].*?)\s*")
+
+
 @lru_cache(maxsize=4096)
 def _parse(text: str, dimension: str) -> float:
+    match = _NUMBER.fullmatch(text.strip())
+    factor = _USUAL.get(dimension, {}).get(match.group(2)) if match else None
+    if match and factor is not None:
+        return float(match.group(1)) * factor
+    return _parse_any(text, dimension)
+
+
+def _parse_any(text: str, dimension: str) -> float:
     import pint
 
     unit, example = DIMENSIONS[dimension]

@@ -22,6 +22,7 @@ from mist_jax.physics.memory import memory_use
 from mist_jax.pytree import replace
 from mist_jax.queueing import steady
 from mist_jax.queueing import steady_disaggregated as sd
+from mist_jax.queueing.root import Form
 
 Array = Any
 
@@ -122,17 +123,20 @@ def _prefill_status(status: Array, memory: Any, work: Any) -> Array:
 
 
 def point_function(kind: Kind, layout: Layout) -> Any:
-    """(column [rows], inner [len(inner_paths)]) → figures; a NaN inner number leaves the column's own."""
-    paths = inner_paths(kind)
-    leaves = [SLOTS[p] for p in paths]
+    """(column [rows], inner [len(inner_paths)]) → figures; a NaN inner number leaves the column's own, None all."""
 
-    def point(column: Array, inner: Array) -> dict[str, Array]:
-        d = layout.unflatten(column)
-        for k, slot in enumerate(leaves):
-            d = _written(d, slot.leaf.split("."), slot.index, inner[k] * slot.scale)
-        return evaluate_deployment(kind, d)
+    def point(column: Array, inner: Array | None) -> dict[str, Array]:
+        return evaluate_deployment(kind, _deployment(kind, layout, column, inner))
 
     return point
+
+
+def _deployment(kind: Kind, layout: Layout, column: Array, inner: Array | None) -> Deployment:
+    d = layout.unflatten(column)
+    if inner is not None:
+        for k, slot in enumerate(SLOTS[p] for p in inner_paths(kind)):
+            d = _written(d, slot.leaf.split("."), slot.index, inner[k] * slot.scale)
+    return d
 
 
 def _written(node: Any, parts: list[str], index: int, value: Array) -> Any:
@@ -149,13 +153,9 @@ def _written(node: Any, parts: list[str], index: int, value: Array) -> Any:
 
 def memory_function(kind: Kind, layout: Layout) -> Any:
     """(column, inner) → the figures that memory and context decide, status included: a cheap first look."""
-    paths = inner_paths(kind)
 
-    def point(column: Array, inner: Array) -> dict[str, Array]:
-        d = layout.unflatten(column)
-        for k, path in enumerate(paths):
-            slot = SLOTS[path]
-            d = _written(d, slot.leaf.split("."), slot.index, inner[k] * slot.scale)
+    def point(column: Array, inner: Array | None) -> dict[str, Array]:
+        d = _deployment(kind, layout, column, inner)
         memory, par = memory_use(d.system), d.system.parallel
         need = d.workload.isl + d.workload.osl
         status = steady._status(memory.kv_budget, memory.kv_tokens, need, d.system.model.max_context, False)
@@ -203,13 +203,29 @@ class Programs:
         key = (kind, layout.key, shape, np.dtype(dtype).name, look, quick)
         with self._lock:
             if key not in self._known:
-                point = memory_function(kind, layout) if look else point_function(kind, layout)
-                block = jax.vmap(jax.vmap(point, in_axes=(None, 1)), in_axes=(1, None))
-                self._known[key] = Kept(block, f"block {key}", quick=quick)
+                function = (memory_function if look else point_function)(kind, layout)
+                self._known[key] = Kept(
+                    _mapped(function, shape),
+                    f"block {key}",
+                    quick=quick,
+                    form=Form.COMPACT if quick else Form.VALUES,
+                )
             return self._known[key]
 
 
 PROGRAMS = Programs()
+
+
+def _mapped(function: Any, shape: tuple[int, int]) -> Any:
+    """`function` over a block. A flat block is mapped once: its inner numbers are in its columns."""
+    if shape[1] > 1:
+        return jax.vmap(jax.vmap(function, in_axes=(None, 1)), in_axes=(1, None))
+    each = jax.vmap(lambda column: function(column, None), in_axes=1)
+
+    def block(columns: Array, inner: Array) -> dict[str, Array]:
+        return {name: x[:, None] for name, x in each(columns).items()}
+
+    return block
 
 
 def choose_shape(outer: int, inner: int) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from mist_jax.explore import block, chip
 from mist_jax.explore.deployments import Deployment, Kind, Layout
 from mist_jax.kept_programs import Kept
 from mist_jax.physics.memory import memory_use
+from mist_jax.queueing.root import Form
 
 Array = Any
 
@@ -105,7 +106,8 @@ def _program(kind: Kind, layout_key: Any) -> Any:
             "c": c,
         }
 
-    return Kept(jax.vmap(one, in_axes=(0, 0, 0, None)), f"gradient {kind} {layout_key}", quick=True)
+    name = f"gradient {kind} {layout_key}"
+    return Kept(jax.vmap(one, in_axes=(0, 0, 0, None)), name, quick=True, form=Form.DIFFERENTIABLE)
 
 
 #: Layouts by tree, for the cache of programs.

@@ -8,6 +8,7 @@ sweeper runs the jobs one at a time; `hydra/sweeper=basic` asks for that.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -60,6 +62,7 @@ class JobTable:
         self, fixed: list[str], swept: list[Swept], order: list[str], composed: dict[Any, DictConfig]
     ) -> None:
         self.fixed, self.swept, self.order, self.composed = fixed, swept, order, composed
+        self.texts: dict[Any, str] = {}  #: the composed configs as YAML
 
     def __len__(self) -> int:
         out = 1
@@ -152,24 +155,87 @@ class MistSweeper(BasicSweeper):
             return None
         table = JobTable(list(fixed.values()), axes, list(order), {})
         groups = [s for s in axes if s.group]
+        composer = _Composer(loader, self.config, table, groups)
         for choice in itertools.product(*(range(len(s.texts)) for s in groups)):
-            at = dict(zip((s.key for s in groups), choice, strict=True))
-            # raises for a wrong key or option, before anything runs
-            config = loader.load_sweep_config(
-                master_config=self.config,
-                sweep_overrides=table.overrides(tuple(at.get(s.key, 0) for s in axes)),
+            config = composer.config(choice)
+            if config.get("mode") != "evaluate" or OmegaConf.select(config, "pipeline.stages"):
+                return None
+            text = OmegaConf.to_yaml(config)
+            if "${" in text:
+                return None
+            table.composed[choice] = config
+            table.texts[choice] = text
+            config._set_flag("readonly", False)
+            CHOICES[id(config)] = composer.choices(choice)
+        return table
+
+
+class _Composer:
+    """Configs of combinations of options, composed by Hydra.
+
+    An option that is one file without a defaults list fills the section of its group's name and nothing else. Where all
+    swept options are such, each is composed once, and a combination takes its sections from there: as many compositions
+    as options, not as their combinations.
+    """
+
+    def __init__(self, loader: Any, master: DictConfig, table: JobTable, groups: list[Swept]) -> None:
+        self.loader, self.master, self.table, self.groups = copy.copy(loader), master, table, groups
+        self.loader.repository = _ReadOnce(loader.repository)
+        self.known: dict[tuple[int, ...], tuple[DictConfig, dict[str, Any]]] = {}
+        self.separable = all(self._fills_its_section(s.key, t) for s in groups for t in s.texts)
+
+    def _fills_its_section(self, group: str, option: str) -> bool:
+        if not group.isidentifier():
+            return False
+        found = self.loader.repository.load_config(f"{group}/{option}")
+        # that there is no such option is for the composition to say
+        return found is None or (not found.defaults_list and found.header.get("package") in (None, group))
+
+    def _composed(self, choice: tuple[int, ...]) -> tuple[DictConfig, dict[str, Any]]:
+        """Raises for a wrong key or option, before anything runs."""
+        if choice not in self.known:
+            at = dict(zip((s.key for s in self.groups), choice, strict=True))
+            index = tuple(at.get(s.key, 0) for s in self.table.swept)
+            config = self.loader.load_sweep_config(
+                master_config=self.master, sweep_overrides=self.table.overrides(index)
             )
             choices = dict(config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
-            if config.get("mode") != "evaluate" or "${" in OmegaConf.to_yaml(config):
-                return None
-            if OmegaConf.select(config, "pipeline.stages"):
-                return None
-            table.composed[choice] = config
-            config._set_flag("readonly", False)
-            CHOICES[id(config)] = choices
-        return table
+            self.known[choice] = config, choices
+        return self.known[choice]
+
+    def _alone(self, choice: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """(group, the choice of its option with the first of all others)."""
+        for k, s in enumerate(self.groups):
+            if choice[k]:
+                yield s.key, tuple(i if j == k else 0 for j, i in enumerate(choice))
+
+    def config(self, choice: tuple[int, ...]) -> DictConfig:
+        """The config of a combination, without Hydra's own section."""
+        if not self.separable:
+            return self._composed(choice)[0]
+        out = self._composed((0,) * len(choice))[0].copy()
+        for group, alone in self._alone(choice):
+            out[group] = self._composed(alone)[0][group].copy()
+        return out
+
+    def choices(self, choice: tuple[int, ...]) -> dict[str, Any]:
+        """The option chosen of every group."""
+        if not self.separable:
+            return self._composed(choice)[1]
+        changed = {group: self._composed(alone)[1][group] for group, alone in self._alone(choice)}
+        return self._composed((0,) * len(choice))[1] | changed
+
+
+class _ReadOnce(CachingConfigRepository):
+    """Keeps the files that it has parsed: half the time of a composition.
+
+    Hydra copies its repository for each composition; this one stays the same.
+    """
+
+    def __deepcopy__(self, memo: Any) -> _ReadOnce:
+        return self
 
 
 #: Chosen options of each composed config, by identity.
@@ -190,8 +256,8 @@ def write_jobs(table: JobTable, folder: Path) -> None:
         for number, index in enumerate(table.indices()):
             out.write(json.dumps({"job": number, "overrides": table.overrides(index)}) + "\n")
     (folder / "configs").mkdir(exist_ok=True)
-    for number, config in enumerate(table.composed.values()):
-        OmegaConf.save(config, folder / "configs" / f"{number}.yaml")
+    for number, text in enumerate(table.texts.values()):
+        (folder / "configs" / f"{number}.yaml").write_text(text, encoding="utf-8")
 
 
 def report(dataset: Any, folder: Path, table: JobTable) -> Any:

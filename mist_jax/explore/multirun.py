@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,12 +83,21 @@ def run_jobs(table: JobTable) -> xr.Dataset:
         scenarios.append(_changed(base, changes) if changes else base)
     plan = JobsPlan(scenarios, tuple(axes[i] for i in direct))
     target = _InMemory(plan)
-    run_boxes(plan, plan.boxes(), target, "threads", lambda _: None)
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(_load_writers)  # while XLA compiles, which leaves the interpreter alone
+        run_boxes(plan, plan.boxes(), target, "threads", lambda _: None)
     sizes = [axes[i].size for i in (*listed, *direct)]
     order = np.argsort([*listed, *direct])
     data = {n: v.reshape(*sizes).transpose(order) for n, v in target.finish().items()}
     plan.axes = tuple(axes)
     return labelled(plan, data)
+
+
+def _load_writers() -> None:
+    """Import what writes and prints the result: xarray looks for a dozen packages when it first writes a file."""
+    importlib.import_module("mist_jax.report.sweep_tables")
+    with tempfile.TemporaryDirectory() as folder:
+        xr.Dataset({"x": ("y", [0.0])}).to_netcdf(Path(folder) / "x.nc")
 
 
 def _scenario(table: JobTable, choice: tuple[int, ...]) -> Scenario:

@@ -5,7 +5,10 @@ Shared by the aggregated and the disaggregated steady state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -20,12 +23,39 @@ BISECTIONS = 24
 POLISH = 5
 
 
+class Form(enum.Enum):
+    """How `solve_load` is written into a program: the same numbers, more or less to trace and compile.
+
+    The step is thousands of operations, so a program takes as long to compile as it has copies of it. Measured on the
+    open loop, CPU time: 19.4 s, 14.2 s and 8.9 s from the start of tracing (without LLVM's optimizations); 28 us and
+    37 us more a point for the last than for the second.
+    """
+
+    DIFFERENTIABLE = "three copies: at the nodes, in the secant steps, at the root"
+    VALUES = "two copies: nodes and secant steps are turns of one loop; no gradient"
+    COMPACT = "one copy: the root is the last turn of that loop, and every turn works out the whole breakdown"
+
+
+_FORM: ContextVar[Form] = ContextVar("form", default=Form.DIFFERENTIABLE)
+
+
+@contextmanager
+def written_as(form: Form) -> Iterator[None]:
+    """Programs traced inside are written in this form; those that are differentiated need the default."""
+    token = _FORM.set(form)
+    try:
+        yield
+    finally:
+        _FORM.reset(token)
+
+
 def solve_load(
     times: Callable[[Array], Array],
+    whole: Callable[[Array], tuple[Array, Any]],
     others_of: Callable[[Array], Array],
     excess: Callable[[Array, Array], Array],
     high: Array,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Array, tuple[Array, Any]]:
     """The n in (0, high] at which `excess(n, times)`, rising in n, is zero; `high` if it stays below.
 
     `times` is worked out at `NODES` points and interpolated log-linearly for a bisection; `POLISH` secant steps with
@@ -34,54 +64,118 @@ def solve_load(
 
     Args:
         times: others → seconds [k], smooth and positive.
+        whole: others → (the same seconds, whatever else is wanted at the root).
         others_of: n → the sequences that one of them sees besides itself.
         excess: (n, seconds [k]) → surplus.
         high: largest n.
 
     Returns:
-        n, whether it sits at the limit, and the seconds at the limit, [k].
+        n, whether it sits at the limit, the seconds at the limit, [k], and `whole` at n.
     """
-    low = jnp.minimum(1e-4, 0.5 * high)
-    log_m = jnp.log1p(others_of(high)) * jnp.linspace(0.0, 1.0, NODES)
-    nodes = jax.vmap(times, out_axes=1)(jnp.expm1(log_m))
-    log_nodes = jnp.log(nodes)
-    span = jnp.maximum(log_m[-1], 1e-12)
+    search = _Search(others_of, excess, high)
+    form = _FORM.get()
+    if form is Form.DIFFERENTIABLE:
+        n, at_limit, top = search.implicit(times)
+        return n, at_limit, top, whole(others_of(n))
+    if form is Form.VALUES:
+        n, top, _ = search.one_loop(lambda others: (times(others), ()), turns=NODES + POLISH)
+        at_root = whole(others_of(n))
+    else:
+        n, top, at_root = search.one_loop(whole, turns=NODES + POLISH + 1)
+    return n, n >= high, top, at_root
 
-    def interpolated(n: Array) -> Array:
-        position = jnp.clip(jnp.log1p(others_of(n)) / span * (NODES - 1), 0.0, NODES - 1)
-        # hat functions: a gather would not vectorize
-        weights = jnp.maximum(1.0 - jnp.abs(jnp.arange(NODES) - position), 0.0)
-        return excess(n, jnp.exp(log_nodes @ weights))
 
-    def exact(n: Array) -> Array:
-        return excess(n, times(others_of(n)))
+class _Search:
+    """The steps that the forms share."""
 
-    def root(f: Callable[[Array], Array], _: Array) -> Array:
+    def __init__(self, others_of: Any, excess: Any, high: Array) -> None:
+        self.others_of, self.excess, self.high = others_of, excess, high
+        self.log_m = jnp.log1p(others_of(high)) * jnp.linspace(0.0, 1.0, NODES)
+        self.span = jnp.maximum(self.log_m[-1], 1e-12)
+
+    def bracketed(self, log_nodes: Array) -> tuple[Array, ...]:
+        """(n, last n, last value, slope) before the first secant step, from the log times [NODES, k]."""
+
+        def interpolated(n: Array) -> Array:
+            position = jnp.clip(jnp.log1p(self.others_of(n)) / self.span * (NODES - 1), 0.0, NODES - 1)
+            # hat functions: a gather would not vectorize
+            weights = jnp.maximum(1.0 - jnp.abs(jnp.arange(NODES) - position), 0.0)
+            return self.excess(n, jnp.exp(weights @ log_nodes))
+
         def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             a, b = bracket
             mid = jnp.sqrt(a * b)
             below = interpolated(mid) < 0
             return jnp.where(below, mid, a), jnp.where(below, b, mid)
 
-        a, b = jax.lax.fori_loop(0, BISECTIONS, halve, (low, high))
+        low = jnp.minimum(1e-4, 0.5 * self.high)
+        a, b = jax.lax.fori_loop(0, BISECTIONS, halve, (low, self.high))
         n = jnp.sqrt(a * b)
         h = 0.01 * n
         slope = jnp.maximum((interpolated(n + h) - interpolated(n - h)) / (2.0 * h), 1e-30)
+        return n, n, jnp.zeros_like(n), slope
 
-        def polish(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
-            n, last_n, last_f, slope = state
-            value = f(n)
-            run = n - last_n
-            moved = jnp.abs(run) > 1e-9 * n
-            secant = (value - last_f) / jnp.where(moved, run, 1.0)
-            # near saturation the curve is flat and bent: trust the secant, but only where it rises
-            slope = jnp.where(moved & (secant > 0.05 * slope), secant, slope)
-            following = jnp.clip(n - value / slope, 0.5 * n, jnp.minimum(2.0 * n, high))
-            return following, n, value, slope
+    def secant(self, state: tuple[Array, ...], value: Array) -> tuple[Array, ...]:
+        """The state of `bracketed` after one step, `value` being that of its n."""
+        n, last_n, last_f, slope = state
+        run = n - last_n
+        moved = jnp.abs(run) > 1e-9 * n
+        secant = (value - last_f) / jnp.where(moved, run, 1.0)
+        # near saturation the curve is flat and bent: trust the secant, but only where it rises
+        slope = jnp.where(moved & (secant > 0.05 * slope), secant, slope)
+        following = jnp.clip(n - value / slope, 0.5 * n, jnp.minimum(2.0 * n, self.high))
+        return following, n, value, slope
 
-        return jax.lax.fori_loop(0, POLISH, polish, (n, n, jnp.zeros_like(n), slope))[0]
+    def implicit(self, times: Callable[[Array], Array]) -> tuple[Array, Array, Array]:
+        """(n, whether it is at the limit, seconds at the limit), with the root's gradient."""
+        nodes = jax.vmap(times)(jnp.expm1(self.log_m))
+        log_nodes = jnp.log(nodes)
 
-    n = jax.lax.custom_root(exact, high, root, lambda g, y: y / g(jnp.ones_like(y)))
-    at_limit = jax.lax.stop_gradient(n >= high * (1.0 - 1e-6))
-    # at the limit n follows the limit, not the root
-    return jnp.where(at_limit, high, n), at_limit, nodes[:, -1]
+        def exact(n: Array) -> Array:
+            return self.excess(n, times(self.others_of(n)))
+
+        def root(f: Callable[[Array], Array], _: Array) -> Array:
+            state = self.bracketed(log_nodes)
+            return jax.lax.fori_loop(0, POLISH, lambda _, s: self.secant(s, f(s[0])), state)[0]
+
+        n = jax.lax.custom_root(exact, self.high, root, lambda g, y: y / g(jnp.ones_like(y)))
+        at_limit = jax.lax.stop_gradient(self._at_limit(n))
+        # at the limit n follows the limit, not the root
+        return jnp.where(at_limit, self.high, n), at_limit, nodes[-1]
+
+    def _at_limit(self, n: Array) -> Array:
+        return n >= self.high * (1.0 - 1e-6)
+
+    def one_loop(
+        self, work: Callable[[Array], tuple[Array, Any]], turns: int
+    ) -> tuple[Array, Array, tuple[Array, Any]]:
+        """(n, seconds at the limit, `work` in the last turn): first the nodes, then the secant steps.
+
+        A turn beyond those leaves n alone, so its `work` is that of the root.
+        """
+        numbers = jnp.arange(NODES)
+
+        def turn(i: Array, carry: Any) -> Any:
+            state, log_nodes, _ = carry
+            here = numbers == i
+            node = jnp.expm1(jnp.sum(jnp.where(here, self.log_m, 0.0)))
+            done = work(jnp.where(i < NODES, node, self.others_of(state[0])))
+            log_nodes = jnp.where(here[:, None], jnp.log(done[0]), log_nodes)
+
+            def stepped() -> tuple[Array, ...]:
+                n, *rest = self.secant(state, self.excess(state[0], done[0]))
+                return (jnp.where(self._at_limit(n), self.high, n), *rest)
+
+            # the turn is the same for all points of a block, so only one of these runs
+            stage = jnp.searchsorted(jnp.asarray([NODES - 1, NODES, NODES + POLISH]), i, side="right")
+            idle = lambda: state  # noqa: E731
+            state = jax.lax.switch(stage, [idle, lambda: self.bracketed(log_nodes), stepped, idle])
+            return state, log_nodes, done
+
+        empty = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(work, self.others_of(self.high))
+        )
+        start = (self.high, self.high, jnp.zeros_like(self.high), jnp.ones_like(self.high))
+        log_nodes = jnp.zeros((NODES, *empty[0].shape), empty[0].dtype)
+        state, log_nodes, done = jax.lax.fori_loop(0, turns, turn, (start, log_nodes, empty))
+        return state[0], jnp.exp(log_nodes[-1]), done

@@ -165,15 +165,25 @@ def chunk_tokens(lane: Lane, m: Array, others: Array) -> tuple[Array, Array, Arr
     return room, tokens, jnp.minimum(demand / tokens, 1.0)
 
 
-def _times(lane: Lane, others: Array) -> Array:
-    """Seconds of (a decode iteration, a mixed iteration), [2], for a sequence that decodes beside `others`."""
+def _both(lane: Lane, others: Array, step: Any) -> Any:
+    """`step` of (a decode iteration, a mixed iteration) that a sequence sees which decodes beside `others`."""
     m = 1.0 + others
     _, tokens, _ = chunk_tokens(lane, m, others)
     # one vectorized call for both: half the program to compile
-    both = jax.vmap(lambda p: step_seconds(lane.system, _mixed(lane, m, p)))(
+    return jax.vmap(lambda p: step(lane.system, _mixed(lane, m, p)))(
         jnp.stack([jnp.zeros_like(tokens), tokens])
     )
-    return _in_turn(lane, both)
+
+
+def _times(lane: Lane, others: Array) -> Array:
+    """Seconds of the two iterations, [2]."""
+    return _in_turn(lane, _both(lane, others, step_seconds))
+
+
+def _whole(lane: Lane, others: Array) -> tuple[Array, StepTime]:
+    """(`_times`, the two iterations with their breakdown)."""
+    both = _both(lane, others, step_time)
+    return _in_turn(lane, both.seconds), both
 
 
 def _in_turn(lane: Lane, both: Array) -> Array:
@@ -231,8 +241,10 @@ def closed_loop(
         _, rate, ttft = _flow(lane, n, others_of(n), times, jnp.asarray(1.0))
         return n + rate * ttft - clients
 
-    n, at_limit, _ = solve_load(lambda o: _times(lane, o), others_of, excess, lane.limit)
-    point = _point(lane, n, others_of(n), jnp.asarray(1.0))
+    n, at_limit, _, whole = solve_load(
+        lambda o: _times(lane, o), lambda o: _whole(lane, o), others_of, excess, lane.limit
+    )
+    point = _point(lane, n, others_of(n), jnp.asarray(1.0), *whole)
     # beyond the limit of running sequences the rest waits: Little's law
     queued = safe_divide(clients - n, point.rate)
     ttft = jnp.where(at_limit, jnp.maximum(point.ttft, queued), point.ttft)
@@ -284,10 +296,12 @@ def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> Stea
     budget = lane.system.engine.max_num_batched_tokens
     saturated = jnp.maximum(budget - width, 0.05 * budget) / (lane.isl / lane.steps + width)
     top = jnp.minimum(lane.limit, saturated)
-    n, _, at_top = solve_load(lambda o: _times(lane, o), others_of, excess, top)
+    n, _, at_top, whole = solve_load(
+        lambda o: _times(lane, o), lambda o: _whole(lane, o), others_of, excess, top
+    )
     _, capacity, _ = _flow(lane, top, top, at_top, residual)
     load = offered / jnp.maximum(capacity, 1e-30)
-    point = _point(lane, n, others_of(n), residual)
+    point = _point(lane, n, others_of(n), residual, *whole)
     point = replace(point, ttft=_open_ttft(lane, workload, point))
     return _result(lane, workload, point, lanes, load=load, unstable=load > 1.0)
 
@@ -318,13 +332,8 @@ class _Point:
     times: Array  #: [2] s of a decode and a mixed iteration
 
 
-def _point(lane: Lane, n: Array, others: Array, residual: Array) -> _Point:
-    m = 1.0 + others
-    _, tokens, share = chunk_tokens(lane, m, others)
-    both = jax.vmap(lambda p: step_time(lane.system, _mixed(lane, m, p)))(
-        jnp.stack([jnp.zeros_like(tokens), tokens])
-    )
-    times = _in_turn(lane, both.seconds)
+def _point(lane: Lane, n: Array, others: Array, residual: Array, times: Array, both: StepTime) -> _Point:
+    _, _, share = chunk_tokens(lane, 1.0 + others, others)
     mean, rate, ttft = _flow(lane, n, others, times, residual)
     step = jax.tree.map(lambda x: x[0] + share * (x[1] - x[0]), both)
     return _Point(n=n, share=share, mean=mean, rate=rate, ttft=ttft, step=step, times=times)

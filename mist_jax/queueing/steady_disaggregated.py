@@ -17,10 +17,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from mist_jax.numerics import safe_divide
 from mist_jax.physics.memory import kv_bytes_total
+from mist_jax.physics.step import StepTime
+from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
 from mist_jax.pytree import pytree, replace
 from mist_jax.queueing.root import solve_load
 from mist_jax.queueing.steady import (
@@ -48,7 +51,7 @@ class PrefillPool:
     lanes: Array
     alone: Array  #: s, all iterations of one prompt alone
     single: Array  #: tokens of an iteration with one prompt
-    step_single: Array  #: s of it
+    step_single: StepTime  #: of it
     step_full: Array  #: s of an iteration that fills the token budget
     budget: Array  #: tokens
     isl: Array
@@ -78,16 +81,17 @@ def prefill_pool(system: System, workload: Workload, replicas: Array) -> Prefill
     budget = lane.system.engine.max_num_batched_tokens
     single = jnp.minimum(lane.isl, budget)
     chunks = jnp.maximum(lane.isl / budget, 1.0)
-    step_single = step_seconds(lane.system, _prefill_batch(lane, single))
-    step_full = step_seconds(lane.system, _prefill_batch(lane, budget))
     extra = jnp.ceil(chunks - 1e-9) - chunks
-    small = step_seconds(lane.system, _prefill_batch(lane, jnp.minimum(16.0, single)))
+    # one vectorized call for the three: a third of the program to compile
+    sizes = jnp.stack([single, budget, jnp.minimum(16.0, single)])
+    steps = jax.vmap(lambda tokens: step_time(lane.system, _prefill_batch(lane, tokens)))(sizes)
+    of_one, of_budget, small = steps.seconds
     return PrefillPool(
         lanes=lanes_of(system, replicas),
-        alone=chunks * step_single + extra * small,
+        alone=chunks * of_one + extra * small,
         single=single,
-        step_single=step_single,
-        step_full=jnp.maximum(step_full, step_single),
+        step_single=jax.tree.map(lambda x: x[0], steps),
+        step_full=jnp.maximum(of_budget, of_one),
         budget=budget,
         isl=lane.isl,
     )
@@ -97,16 +101,17 @@ def _prefill_latency(pool: PrefillPool, rate: Array) -> tuple[Array, Array, Arra
     """(wait, prefill, busy share) in seconds at `rate` requests/s over the pool."""
     each = rate / pool.lanes
     service = pool.step_full * pool.isl / pool.budget
+    step = pool.step_single.seconds
     rho = jnp.clip(each * service, 0.0, 0.999)
     wait = service * rho / (2.0 * (1.0 - rho))
     # prompts that arrive during an iteration share the next one
-    fill = jnp.clip(each * pool.step_single * pool.isl, pool.single, pool.budget)
+    fill = jnp.clip(each * step * pool.isl, pool.single, pool.budget)
     weight = safe_divide(fill - pool.single, pool.budget - pool.single)
-    stretch = (pool.step_single + weight * (pool.step_full - pool.step_single)) / pool.step_single
+    stretch = (step + weight * (pool.step_full - step)) / step
     prefill = pool.alone * stretch
     busy = jnp.clip(each * pool.alone, 0.0, 1.0)
     # an arrival meets half an iteration under way
-    return wait + 0.5 * busy * pool.step_single, prefill, jnp.maximum(rho, busy)
+    return wait + 0.5 * busy * step, prefill, jnp.maximum(rho, busy)
 
 
 def _transfer_latency(
@@ -200,6 +205,10 @@ def _disaggregated(
     def times(others: Array) -> Array:
         return jnp.reshape(step_seconds(lane.system, decode_batch(others)), (1,))
 
+    def in_full(others: Array) -> tuple[Array, StepTime]:
+        step = step_time(lane.system, decode_batch(others))
+        return jnp.reshape(step.seconds, (1,)), step
+
     # the pool can serve no more than its prefill side: a rate at which a prefill lane is always busy
     if clients is not None:
         per_lane = clients / lanes
@@ -221,8 +230,7 @@ def _disaggregated(
             return rate - offered
         return n * lanes + rate * ttft_at(rate)[0] - clients
 
-    n, at_limit, at_top = solve_load(times, others_of, excess, lane.limit)
-    step = step_time(lane.system, decode_batch(others_of(n)))
+    n, at_limit, at_top, (_, step) = solve_load(times, in_full, others_of, excess, lane.limit)
     rate = rate_at(n, step.seconds)
     ttft, wait, run, busy, move, moving = ttft_at(rate)
     capacity = rate_at(lane.limit, at_top[0])
@@ -248,12 +256,9 @@ def _disaggregated(
     )
     state = _result(lane, workload, point, lanes, load=load, unstable=unstable, strict=strict)
     state = replace(state, waiting=rate * ttft / lanes)
-    from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
-
-    pre_lane = make_lane(prefill, workload)
-    whole = step_time(pre_lane.system, _prefill_batch(pre_lane, pool.single))
-    shares = iteration_energy(prefill, whole, prefill.parallel.pp)
-    power = shares / whole.seconds * jnp.where(jnp.arange(len(ENERGY_SHARES)) == 0, 1.0, busy)
+    one = pool.step_single
+    shares = iteration_energy(prefill, one, prefill.parallel.pp)
+    power = shares / one.seconds * jnp.where(jnp.arange(len(ENERGY_SHARES)) == 0, 1.0, busy)
     return Disaggregated(
         decode=state,
         prefill_utilization=busy,

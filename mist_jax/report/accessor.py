@@ -78,7 +78,7 @@ class MistAccessor:
 
     def front(self, x: str = "tokens_per_s_per_user", y: str = "output_tokens_per_s_per_chip") -> xr.Dataset:
         """See `mist_jax.report.plots.pareto_front`."""
-        from mist_jax.report.plots import pareto_front
+        from mist_jax.report.sweep_points import pareto_front
 
         return pareto_front(self._ds, x, y)
 

@@ -161,7 +161,7 @@ def _verdicts(scenario: Scenario, ds: xr.Dataset) -> Iterable[str]:
 
 
 def _best_points(ds: xr.Dataset) -> str:
-    from mist_jax.report.plots_sweep import describe_point, flatten, pareto_front, usable
+    from mist_jax.report.sweep_points import describe_point, flatten, pareto_front, usable
 
     good = xr.broadcast(usable(ds), ds["tpot_s"])[0]
     text = (
@@ -264,7 +264,7 @@ def pictures(scenario: Scenario, kind: str, ds: xr.Dataset) -> list[tuple[Any, s
 def _sweep_pictures(ds: xr.Dataset, slo: dict[str, float]) -> list[tuple[Any, str]]:
     """Pareto front of all points; load and heat map through the point of the highest throughput per chip."""
     from mist_jax.report import plots
-    from mist_jax.report.plots_sweep import text_of
+    from mist_jax.report.sweep_points import text_of
 
     axes = [str(d) for d in ds["tpot_s"].dims if ds.sizes[d] > 1]
     named = [d for d in axes if ds[d].dtype.kind in "UO" and ds.sizes[d] <= len(style.COLORS)]

@@ -12,8 +12,15 @@ from mist_jax.errors import ConfigError
 from mist_jax.report import quantities as q
 from mist_jax.report import style
 from mist_jax.report.plots_load import load_axis
-from mist_jax.report.plots_play import need
-from mist_jax.report.plots_sweep import describe_point, find_dim, flatten, pareto_front, text_of, usable
+from mist_jax.report.sweep_points import (
+    describe_point,
+    find_dim,
+    flatten,
+    need,
+    pareto_front,
+    text_of,
+    usable,
+)
 
 _LAYOUT: dict[str, Any] = {
     "template": "plotly_white",

@@ -21,8 +21,9 @@ from mist_jax.report.plots_play import (
 )
 from mist_jax.report.plots_roofline import plot_roofline
 from mist_jax.report.plots_search import plot_cache_curve, plot_convergence
-from mist_jax.report.plots_sweep import pareto_front, plot_heatmap, plot_pareto
+from mist_jax.report.plots_sweep import plot_heatmap, plot_pareto
 from mist_jax.report.style import use_style
+from mist_jax.report.sweep_points import pareto_front
 
 __all__ = [
     "load_axis",

@@ -7,8 +7,8 @@ import xarray as xr
 
 from mist_jax.report import quantities as q
 from mist_jax.report import style
-from mist_jax.report.plots_play import need
 from mist_jax.report.style import Figure, panels, styled
+from mist_jax.report.sweep_points import need
 
 #: Band drawn around 1: two measurements of one deployment differ by up to 8 % in TPOT and 14 % in TTFT (90th
 #: percentile; calibration/DATA.md, "Noise").

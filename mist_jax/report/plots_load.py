@@ -12,9 +12,8 @@ from matplotlib.ticker import LogLocator
 from mist_jax.errors import ConfigError, Status
 from mist_jax.report import quantities as q
 from mist_jax.report import style
-from mist_jax.report.plots_play import need
-from mist_jax.report.plots_sweep import find_dim, text_of, usable
 from mist_jax.report.style import Figure, panels, styled
+from mist_jax.report.sweep_points import find_dim, need, text_of, usable
 
 Array = np.ndarray
 

@@ -12,16 +12,9 @@ from mist_jax.errors import ConfigError
 from mist_jax.report import quantities as q
 from mist_jax.report import style
 from mist_jax.report.style import Figure, panels, styled
+from mist_jax.report.sweep_points import need
 
 CDF_VARIABLES = ("ttft_s", "tpot_s", "e2e_s")
-
-
-def need(ds: xr.Dataset, *names: str) -> None:
-    """Raises ConfigError if the dataset lacks a variable or dimension that a picture is made of."""
-    for name in names:
-        if name not in ds.variables and name not in ds.dims:
-            there = ", ".join(map(str, [*ds.data_vars, *ds.dims]))
-            raise ConfigError(f"picture: the dataset has no '{name}'; it has {there}")
 
 
 @styled

@@ -8,9 +8,8 @@ import xarray as xr
 from mist_jax.errors import ConfigError
 from mist_jax.report import quantities as q
 from mist_jax.report import style
-from mist_jax.report.plots_play import need
-from mist_jax.report.plots_sweep import find_dim, text_of
 from mist_jax.report.style import Figure, panels, styled
+from mist_jax.report.sweep_points import find_dim, need, text_of
 
 
 @styled

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mist_jax.errors import ConfigError
 from mist_jax.report import quantities as q
-from mist_jax.report.plots_sweep import flatten, pareto_front, plot_pareto, spread, tick_text
+from mist_jax.report.sweep_points import flatten, pareto_front, spread, tick_text
 from mist_jax.report.tables import _table, console
 
 #: Variables of the table → heads that leave room for the axes.
@@ -82,7 +82,7 @@ def print_sweep(ds: xr.Dataset, to: Console | None = None) -> None:
 
 def save_front(ds: xr.Dataset, folder: Path) -> None:
     """`pareto.png` in the folder, if the sweep has a front."""
-    from mist_jax.report.plots import save
+    from mist_jax.report.plots import plot_pareto, save
 
     if not set(FRONT) <= set(ds.data_vars):
         return
