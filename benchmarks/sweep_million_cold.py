@@ -24,6 +24,7 @@ def measure() -> list[Measurement]:
     with tempfile.TemporaryDirectory() as folder:
         wall, busy, said = run_process(["-c", _PROGRAM], MIST_CACHE_DIR=folder)
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    print(f"peak memory {memory / 1e9:.2f} GB, {busy:.0f} s of processor time", flush=True)
     seconds = wall * 1e6 / int(said)
     baseline = 1e6 / numpy_rates()[0]
     what = "the same operations in NumPy, one core, from a sample"

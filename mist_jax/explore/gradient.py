@@ -87,27 +87,27 @@ def _lagrangian(kind: Kind, layout: Layout, x: Array, column: Array, multipliers
 def _program(kind: Kind, layout_key: Any) -> Any:
     layout = LAYOUTS[layout_key]
 
-    def one(x: Array, column: Array, multipliers: Array, problem: Any) -> Any:
+    def one(x: Array, column: Array, multipliers: Array, problem: Any, directions: Array) -> Any:
         def loss(x: Array) -> Any:
             return _lagrangian(kind, layout, x, column, multipliers, problem)
 
         # Forward mode: few variables, and a program half the size of the reverse one. One direction after the other:
         # side by side, the fusions of [designs] with [designs, directions] took XLA minutes and gigabytes to compile.
-        def along(direction: Array) -> Any:
-            return jax.jvp(loss, (x,), (direction,), has_aux=True)
+        def along(k: Array, carry: Any) -> Any:
+            slope, _ = carry
+            direction = (jnp.arange(MAX_VARIABLES) == k).astype(x.dtype)
+            total, along_k, (y, status, c) = jax.jvp(loss, (x,), (direction,), has_aux=True)
+            slope = jnp.where(direction > 0, jnp.nan_to_num(along_k, nan=0.0, posinf=0.0, neginf=0.0), slope)
+            return slope, {"total": total, "y": y, "status": status, "c": c}
 
-        totals, slope, (ys, statuses, cs) = jax.lax.map(along, jnp.eye(MAX_VARIABLES))
-        total, y, status, c = totals[0], ys[0], statuses[0], cs[0]
-        return {
-            "total": total,
-            "slope": jnp.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0),
-            "y": y,
-            "status": status,
-            "c": c,
-        }
+        shapes = jax.eval_shape(lambda: along(jnp.asarray(0), (x, None))[1])
+        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        # the program serves any number of variables: how many is a number of its own
+        slope, figures = jax.lax.fori_loop(0, directions, along, (jnp.zeros_like(x), empty))
+        return {"slope": slope, **figures}
 
     name = f"gradient {kind} {layout_key}"
-    return Kept(jax.vmap(one, in_axes=(0, 0, 0, None)), name, quick=True, form=Form.DIFFERENTIABLE)
+    return Kept(jax.vmap(one, in_axes=(0, 0, 0, None, None)), name, quick=True, form=Form.FORWARD)
 
 
 #: Layouts by tree, for the cache of programs.
@@ -121,11 +121,13 @@ def evaluate_designs(
     columns: np.ndarray,
     multipliers: np.ndarray,
     problem: dict[str, Any],
+    directions: int = MAX_VARIABLES,
 ) -> dict[str, np.ndarray]:
     """Figures, slopes and constraints of designs, any number of them.
 
     Args:
         x: [designs, MAX_VARIABLES] positions in [0, 1]. columns: [designs, rows]. multipliers: [designs, 2, figures].
+        directions: variables along which slopes are wanted, the first ones; at least 1, which costs least.
 
     Returns:
         total [designs], slope like x, y [designs, figures], status, c [designs, 2, figures].
@@ -136,6 +138,6 @@ def evaluate_designs(
     with jax.enable_x64(True):
         for start in range(0, len(x), BATCH):
             at = np.minimum(np.arange(start, start + BATCH), len(x) - 1)
-            out = program(x[at], columns[at], multipliers[at], problem)
+            out = program(x[at], columns[at], multipliers[at], problem, np.int64(directions))
             parts.append({k: np.asarray(v)[: len(x) - start] for k, v in out.items()})
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}

@@ -196,15 +196,30 @@ class Problem:
         return out
 
     def evaluate(
-        self, x: np.ndarray, choice: np.ndarray, multipliers: Any = None, weight: float = 10.0
+        self,
+        x: np.ndarray,
+        choice: np.ndarray,
+        multipliers: Any = None,
+        weight: float = 10.0,
+        *,
+        slopes: bool = False,
     ) -> Any:
-        """Figures, slopes, constraints of designs; adds `score` (signed log objective; inf where not feasible)."""
+        """Figures and constraints of designs, slopes if asked; adds `score` (signed log objective; inf where not
+        feasible)."""
         from mist_jax.explore import gradient
 
         if multipliers is None:
             multipliers = np.zeros((len(x), 2, len(self.names)))
         problem = {**self.arrays, "weight": np.float64(weight)}
-        out = gradient.evaluate_designs(self.kind, self.layout, x, self.columns(choice), multipliers, problem)
+        out = gradient.evaluate_designs(
+            self.kind,
+            self.layout,
+            x,
+            self.columns(choice),
+            multipliers,
+            problem,
+            directions=len(self.paths) if slopes else 1,
+        )
         worst = np.where(self.judged, out["c"], -1.0).max(axis=(1, 2))
         logs = np.log(out["y"]) @ (self.exponents * self.sign)
         good = (out["status"] == Status.OK) & (worst <= SLACK)
@@ -318,7 +333,7 @@ def _descend(problem: Problem, starts: int, steps: int, seed: int) -> tuple[np.n
     for step in range(steps):
         # whole numbers are evaluated whole, and moved by the slope there ("straight through")
         at = problem.rounded(x)
-        out = problem.evaluate(at, choice, multipliers, weight)
+        out = problem.evaluate(at, choice, multipliers, weight, slopes=True)
         better = out["merit"] < merit
         best[better], merit[better] = at[better], out["merit"][better]
         size = np.linalg.norm(out["slope"], axis=1, keepdims=True)

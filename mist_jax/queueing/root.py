@@ -21,6 +21,8 @@ NODES = 5
 BISECTIONS = 24
 #: Secant steps with exact times after the bisection.
 POLISH = 5
+#: Relative distance from the root of the two points between which `Form.FORWARD` takes the slope.
+ASIDE = 1e-4
 
 
 class Form(enum.Enum):
@@ -34,6 +36,9 @@ class Form(enum.Enum):
     DIFFERENTIABLE = "three copies: at the nodes, in the secant steps, at the root"
     VALUES = "two copies: nodes and secant steps are turns of one loop; no gradient"
     COMPACT = "one copy: the root is the last turn of that loop, and every turn works out the whole breakdown"
+    FORWARD = (
+        "one copy, with the root's gradient in forward mode: two more turns beside the root give its slope"
+    )
 
 
 _FORM: ContextVar[Form] = ContextVar("form", default=Form.DIFFERENTIABLE)
@@ -81,7 +86,7 @@ def solve_load(
         n, top, _ = search.one_loop(lambda others: (times(others), ()), turns=NODES + POLISH)
         at_root = whole(others_of(n))
     else:
-        n, top, at_root = search.one_loop(whole, turns=NODES + POLISH + 1)
+        n, top, at_root = search.one_loop(whole, form is Form.FORWARD, turns=NODES + POLISH + 1)
     return n, n >= high, top, at_root
 
 
@@ -147,29 +152,57 @@ class _Search:
         return n >= self.high * (1.0 - 1e-6)
 
     def one_loop(
-        self, work: Callable[[Array], tuple[Array, Any]], turns: int
+        self, work: Callable[[Array], tuple[Array, Any]], forward: bool = False, *, turns: int
     ) -> tuple[Array, Array, tuple[Array, Any]]:
         """(n, seconds at the limit, `work` in the last turn): first the nodes, then the secant steps.
 
-        A turn beyond those leaves n alone, so its `work` is that of the root.
+        A turn beyond those leaves n alone, so its `work` is that of the root. With `forward` two turns come before it,
+        at n (1 -+ h): the mean of their values, which is zero but for its tangent, over their slope, moves n.
         """
         numbers = jnp.arange(NODES)
+        asides = 2 if forward else 0
+        # the turn is the same for all points of a block, so only one of the stages runs
+        stages = jnp.cumsum(jnp.asarray([NODES - 1, 1, POLISH, asides // 2, asides // 2]))
 
         def turn(i: Array, carry: Any) -> Any:
             state, log_nodes, _ = carry
             here = numbers == i
             node = jnp.expm1(jnp.sum(jnp.where(here, self.log_m, 0.0)))
-            done = work(jnp.where(i < NODES, node, self.others_of(state[0])))
+            visited, last_f = state[0], state[2]
+            if forward:
+                side = jnp.where(i == stages[2], -ASIDE, 0.0) + jnp.where(i == stages[3], ASIDE, 0.0)
+                visited = visited * (1.0 + side)
+            done = work(jnp.where(i < NODES, node, self.others_of(visited)))
             log_nodes = jnp.where(here[:, None], jnp.log(done[0]), log_nodes)
 
+            def value() -> Array:
+                return self.excess(visited, done[0])
+
             def stepped() -> tuple[Array, ...]:
-                n, *rest = self.secant(state, self.excess(state[0], done[0]))
+                n, *rest = self.secant(state, value())
                 return (jnp.where(self._at_limit(n), self.high, n), *rest)
 
-            # the turn is the same for all points of a block, so only one of these runs
-            stage = jnp.searchsorted(jnp.asarray([NODES - 1, NODES, NODES + POLISH]), i, side="right")
+            def below() -> tuple[Array, ...]:
+                return (state[0], state[1], value(), state[3])
+
+            def above() -> tuple[Array, ...]:
+                n, here = state[0], value()
+                slope = jnp.maximum((here - last_f) / (2.0 * ASIDE * n), 1e-30)
+                # the value at n differs from zero by the secant's rest: only the tangent counts
+                change = 0.5 * (here + last_f)
+                moved = n - (change - jax.lax.stop_gradient(change)) / jax.lax.stop_gradient(slope)
+                # at the limit n follows the limit, not the root
+                return (jnp.where(self._at_limit(n), self.high, moved), *state[1:])
+
+            def fixed(step: Callable[[], tuple[Array, ...]]) -> Callable[[], tuple[Array, ...]]:
+                """Steps of the iteration carry no tangent; without `forward` nobody asks."""
+                return (lambda: jax.lax.stop_gradient(step())) if forward else step
+
             idle = lambda: state  # noqa: E731
-            state = jax.lax.switch(stage, [idle, lambda: self.bracketed(log_nodes), stepped, idle])
+            steps = [idle, fixed(lambda: self.bracketed(log_nodes)), fixed(stepped)]
+            steps += [below, above] if forward else []
+            stage = jnp.searchsorted(stages[: len(steps)], i, side="right")
+            state = jax.lax.switch(stage, [*steps, idle])
             return state, log_nodes, done
 
         empty = jax.tree.map(
@@ -177,5 +210,5 @@ class _Search:
         )
         start = (self.high, self.high, jnp.zeros_like(self.high), jnp.ones_like(self.high))
         log_nodes = jnp.zeros((NODES, *empty[0].shape), empty[0].dtype)
-        state, log_nodes, done = jax.lax.fori_loop(0, turns, turn, (start, log_nodes, empty))
+        state, log_nodes, done = jax.lax.fori_loop(0, turns + asides, turn, (start, log_nodes, empty))
         return state[0], jnp.exp(log_nodes[-1]), done
