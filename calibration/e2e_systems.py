@@ -154,6 +154,7 @@ def _engine(row: Any, pool: str, drafts: float) -> Engine:
         prefix_hit_rate=0.0,
         draft_tokens=drafts,
         query_tile=build.query_tile(row.engine, spec.generation),
+        uneven_exchange=build.uneven_exchange(row.engine),
         **values,
     )
 

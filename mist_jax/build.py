@@ -150,6 +150,11 @@ def query_tile(engine: str, generation: str | None) -> float:
     return ONE_LAUNCH_TILE if engine == "vllm" and generation in ONE_LAUNCH_GENERATIONS else 0.0
 
 
+def uneven_exchange(engine: str) -> float:
+    """1 where attention-DP ranks exchange the tokens of prompts in parts of unequal size (`physics.operators`)."""
+    return 1.0 if engine == "vllm" else 0.0
+
+
 def build_engine(spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel) -> Engine:
     """The engine's numbers on a chip."""
     return Engine(
@@ -162,7 +167,7 @@ def build_engine(spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel) -
         eager=0.0 if spec.cuda_graphs else 1.0,
         prefix_hit_rate=spec.prefix_hit_rate,
         kv_blocks=spec.num_gpu_blocks or 0.0,
-        uneven_exchange=1.0 if spec.name == "vllm" else 0.0,
+        uneven_exchange=uneven_exchange(spec.name),
         query_tile=query_tile(spec.name, hardware.generation),
         two_batches=float(overlaps_exchange(spec, hardware, parallel)),
     )

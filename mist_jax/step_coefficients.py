@@ -56,14 +56,12 @@ COEFFICIENTS = (
     Coefficient(
         "expert_scale", 1.0, 0.4, 3.0, 0.2, ((_E, 0.2), (_V, 0.1), (_G, 0.15), (_X, 0.2), (_M, 0.15))
     ),
-    Coefficient("exchanged_expert_scale", 1.0, 0.2, 3.0, 0.5, ((_E, 0.4), (_V, 0.2), (_X, 0.3))),
+    Coefficient("exchanged_expert_scale", 1.0, 0.2, 3.0, 0.5, ((_E, 0.4), (_G, 0.4), (_X, 0.3))),
     Coefficient("attention_scale", 1.0, 0.4, 3.0, 0.2, ((_E, 0.15), (_G, 0.15), (_M, 0.15))),
     Coefficient("prefill_attention_scale", 1.0, 0.4, 4.0, 0.3, ((_E, 0.2), (_G, 0.15), (_M, 0.1))),
     Coefficient("many_tokens_scale", 1.0, 0.4, 3.0, 0.3, ((_E, 0.2), (_G, 0.15), (_W, 0.15), (_M, 0.15))),
     Coefficient("comm_scale", 1.0, 0.2, 4.0, 0.4, ((_E, 0.3), (_G, 0.2))),
     Coefficient("dispatch_scale", 1.0, 0.1, 6.0, 0.6, ((_E, 0.3), (_G, 0.2))),
-    # NVLink: a few us; over the network 191 us at 8 ranks, 428 us at 32 (deepseek-ai/DeepEP README, low latency, H800)
-    Coefficient("exchange_s", 1e-6, 1e-7, 1e-3, 2.0, ((_E, 1.0), (_V, 0.5))),
     Coefficient("comm_overlap", 0.0, 0.0, 0.9, 0.0, (), True),
     Coefficient("routing_spread", 0.95, 0.5, 1.0, 1.0, ((_M, 0.4),), True),
     Coefficient("imbalance", 1.2, 1.0, 3.0, 0.4, ((_E, 0.2), (_M, 0.2))),

@@ -263,7 +263,7 @@ def test_unlike_ranks_gather_by_broadcasts():
     def times(engine):
         system = build.build_system(load([*base, f"engine={engine}"]))
         coefficients = replace(
-            system.calibration.step, dispatch_scale=np.float64(1.0), exchange_s=np.float64(0.0)
+            system.calibration.step, dispatch_scale=np.float64(1.0)
         )
         system = replace(system, calibration=replace(system.calibration, step=coefficients))
         batches = [

@@ -425,6 +425,7 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     routed = tokens / par.tp * model.top_k * model.expert_hidden
     to_all, to_all_sent = group_all_to_all(kern, hw, routed * (1.0 + 2.0), chips, model.top_k)
     # dispatch + combine: gather and scatter everything, or send each token to its experts, whichever is quicker
+    to_all = to_all * step.imbalance  # the rank whose experts are the busiest receives the most
     use_gather = 2.0 * gather < to_all
     # vLLM gathers tokens by default. Beyond the captured sizes ranks are not padded to the same batch, and each sends
     # its part in a broadcast of its own: all of the bytes pass each link, not (n - 1) / n of them.
@@ -450,10 +451,9 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
         "all_reduce": _cost(visible * reduces * reduce_layer, sent=reduces * reduce_sent),
         "expert_dispatch": _cost(
             dispatch_layers
-            * (
-                step.dispatch_scale * (1.0 - step.comm_overlap) * dispatch
-                + jnp.where(tokens > 0, step.exchange_s, 0.0)
-            ),
+            * step.dispatch_scale
+            * (1.0 - step.comm_overlap)
+            * dispatch,
             sent=dispatch_layers * dispatch_sent,
         ),
         "pipeline_send": _cost(sends * send, sent=sends * message / par.tp),

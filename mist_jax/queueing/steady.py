@@ -263,13 +263,17 @@ def _benchmark(lane: Lane, workload: Workload, clients: Array) -> tuple[Lane, Ar
     """(lane, share of the others that a request sees) of a closed loop that starts with all its requests at once.
 
     The first round of c prompts is a burst, in which (c - 1) / 2 are ahead of the mean one; spread lengths dissolve
-    it within a round. With equal lengths a share `lockstep` of the prompts keeps coming back together in every
-    round: those wait for half of the others, and meet the prefill of only half of them while they decode.
+    it within a round. Where prompts run before any decode continues, all of them decode their second token together;
+    with equal lengths a share `lockstep` of the prompts then ends together and comes back together in every round:
+    those wait for half of the others, and meet the prefill of only half of them while they decode. Where prompts and
+    decodes share iterations, the prompts of one budget decode while the next ones are filled, so they end and come
+    back an iteration apart, and none waits.
     """
     burst = workload.burst_share
     running = jnp.maximum(jnp.minimum(lane.limit, clients), 1.0)
     spread = (workload.isl_cv**2 + workload.osl_cv**2) / LOCKSTEP_CV**2
-    lock = jnp.where(burst > 0, jnp.exp(-spread), 0.0) * lane.system.calibration.step.lockstep
+    engine, step = lane.system.engine, lane.system.calibration.step
+    lock = jnp.where(burst > 0, jnp.exp(-spread), 0.0) * step.lockstep * engine.separate_prefill
     ahead = 0.5 * (running - 1.0) * (burst + (1.0 - burst) * lock)
     seen = jnp.maximum(clients - 1.0, 0.0) / jnp.maximum(clients, 1.0) * (1.0 - DRAIN * burst)
     return replace(lane, ahead=ahead, interference=1.0 - 0.5 * lock), seen

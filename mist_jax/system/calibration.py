@@ -34,7 +34,6 @@ class StepCoefficients:
     many_tokens_scale: Array  #: further factor on products and experts of iterations with thousands of tokens
     comm_scale: Array  #: multiplies the time of all-reduces
     dispatch_scale: Array  #: multiplies the time to exchange tokens between expert-parallel ranks
-    exchange_s: Array  #: s per layer with experts to start such an exchange and wait for the last rank, there and back
     comm_overlap: Array  #: share of collective time hidden behind compute, 0 to 1
     routing_spread: (
         Array  #: tokens^this is the number of independent ones that touch as many experts; 1: all are
@@ -89,7 +88,6 @@ def default_step_coefficients() -> StepCoefficients:
         many_tokens_scale=1.0,
         comm_scale=1.0,
         dispatch_scale=1.0,
-        exchange_s=0.0,
         comm_overlap=0.0,
         routing_spread=1.0,
         imbalance=1.2,
