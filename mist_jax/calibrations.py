@@ -24,7 +24,7 @@ import numpy as np
 
 from mist_jax.catalog_loader import KERNEL_GENERATION, kernel_coefficients
 from mist_jax.errors import ConfigError
-from mist_jax.expert_kernels import runs_triton, triton_experts
+from mist_jax.expert_kernels import exchanged_experts, runs_triton, triton_experts
 from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec
 from mist_jax.step_coefficients import COEFFICIENTS, values
 from mist_jax.system.calibration import Calibration, default_step_coefficients
@@ -51,17 +51,24 @@ def kernel_formats(experts: str | None, generation: str | None, weights: str | N
 
 @functools.lru_cache(maxsize=256)
 def packaged_kernels(
-    system: str | None, generation: str | None, engine: str, experts: str | None, weights: str | None = None
+    system: str | None,
+    generation: str | None,
+    engine: str,
+    experts: str | None,
+    weights: str | None = None,
+    dp: float = 1.0,
 ) -> tuple[Any, str]:
     """(kernel coefficients, level of the fall-back: "system", "generation", ..., "global").
 
     Args:
         experts: storage format of routed experts; None: the model has none.
         weights: storage format of the dense products.
+        dp: attention-DP ranks.
     """
     formats = kernel_formats(experts, generation, weights)
     choice = kernel_coefficients(system, generation, engine, **formats)
-    return choice.coefficients, choice.level
+    moe = exchanged_experts(choice.coefficients.moe, generation, engine, experts, dp)
+    return dataclasses.replace(choice.coefficients, moe=moe), choice.level
 
 
 @functools.cache
@@ -162,7 +169,7 @@ def load_calibration(
     own = {} if name == "default" else read_calibration(name)
     weights, experts = model_formats(model)
     routed = experts if has_experts(model) else None
-    kernels, level = packaged_kernels(hardware.id, hardware.generation, engine.name, routed, weights)
+    kernels, level = packaged_kernels(hardware.id, hardware.generation, engine.name, routed, weights, dp)
     if runs_triton(hardware, engine, routed, dp):
         kernels = dataclasses.replace(kernels, moe=triton_experts(kernels.moe))
     logged = logged_runs(hardware.id, engine.name)
