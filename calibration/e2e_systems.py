@@ -86,7 +86,20 @@ def build_hardware(system: str) -> Any:
     return build.as_float64(build.build_hardware(spec))
 
 
-def launch_settings(row: Any) -> dict[str, float]:
+def chunk_per_rank(row: Any, dp: float) -> float:
+    """Prompt tokens of an iteration of one attention-DP rank in disaggregated SGLang launches.
+
+    SGLang divides `--chunked-prefill-size` by the ranks (sgl-project/sglang, server_args.py). The launches ask for
+    131,072 on racks (65,536 in FP4) and for 32,768 on B200 (65,536 for FP8 prompts of 8,192): ishandhanani/srt-slurm,
+    recipes/gb200-fp8, gb200-fp4, b200-fp8, b200-fp4.
+    """
+    four_bit = row.expert_precision == "nvfp4"
+    if row.system in ("gb200", "gb300"):
+        return (65536.0 if four_bit else 131072.0) / dp
+    return (65536.0 if row.isl >= 8192 and not four_bit else 32768.0) / dp
+
+
+def launch_settings(row: Any, pool: str = "decode") -> dict[str, float]:
     """The engine's settings as the public launch scripts of the runs set them; the rest by the engine's defaults.
 
     SemiAnalysisAI/InferenceX, benchmarks/*.sh (Apache-2.0), which hold no measurement: vLLM batches 8,192 tokens at
@@ -126,6 +139,9 @@ def launch_settings(row: Any) -> dict[str, float]:
             out |= {"memory_utilization": 0.95, "max_num_batched_tokens": 8192.0}
         if row.mode == "disagg" and row.decode_tp * row.decode_dp <= 4:
             out |= {"memory_utilization": 0.95}
+        dp = getattr(row, f"{pool}_dp")
+        if row.mode == "disagg" and dp > 1:
+            out["max_num_batched_tokens"] = chunk_per_rank(row, dp)
     return out
 
 
@@ -138,7 +154,7 @@ def launched_batch(per_rank: float) -> float:
 
 
 def _engine(row: Any, pool: str, drafts: float) -> Engine:
-    values = launch_settings(row)
+    values = launch_settings(row, pool)
     if pool == "decode" and row.max_batch > 0 and row.mode == "disagg":
         values["max_num_seqs"] = float(row.max_batch)
     elif pool == "decode" and row.mode == "disagg" and row.engine == "trtllm":

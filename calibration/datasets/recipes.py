@@ -9,7 +9,8 @@ Pools are written `<workers>x<kind><gpus>` with kind
     D  attention data parallel, expert parallel     (dp = gpus, ep = gpus)
     N  attention data parallel, experts in tensor   (dp = gpus, moe_tp = gpus)
 Speculative decoding is the number of drafted tokens per step (0 none, `m` = on, depth not named).
-`batch` is the decode engine's maximal batch per attention-DP rank where the recipe's name states it (0: not).
+`batch` is the decode engine's maximal batch per attention-DP rank where the recipe's name states it (0: not), and for
+SGLang on B200 `max-running-requests` over the ranks (ishandhanani/srt-slurm, recipes/b200-fp8 and b200-fp4).
 It decides TTFT: with slots = batch x DP x workers, what exceeds the slots waits (DATA.md).
 The H200 TensorRT-LLM dumps multiply the recipe's concurrency by its decode workers: both are listed. Lines
 with osl 8192 and a few older ones come from the rows of the 2026-04-27 dump, which kept the layout and holds
