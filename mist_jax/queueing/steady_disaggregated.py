@@ -49,6 +49,7 @@ class PrefillPool:
     """What one lane of the prefill pool takes; scalars."""
 
     lanes: Array
+    ranks: Array  #: attention-DP ranks, which step together
     alone: Array  #: s, all iterations of one prompt alone
     single: Array  #: tokens of an iteration with one prompt
     step_single: StepTime  #: of it
@@ -88,6 +89,7 @@ def prefill_pool(system: System, workload: Workload, replicas: Array) -> Prefill
     of_one, of_budget, small = steps.seconds
     return PrefillPool(
         lanes=lanes_of(system, replicas),
+        ranks=system.parallel.dp,
         alone=chunks * of_one + extra * small,
         single=single,
         step_single=jax.tree.map(lambda x: x[0], steps),
@@ -110,8 +112,9 @@ def _prefill_latency(pool: PrefillPool, rate: Array) -> tuple[Array, Array, Arra
     stretch = (step + weight * (pool.step_full - step)) / step
     prefill = pool.alone * stretch
     busy = jnp.clip(each * pool.alone, 0.0, 1.0)
-    # an arrival meets half an iteration under way
-    return wait + 0.5 * busy * step, prefill, jnp.maximum(rho, busy)
+    # an arrival meets half an iteration under way, be it for prompts of its own rank or of those that step with it
+    met = 1.0 - (1.0 - 0.999 * busy) ** pool.ranks
+    return wait + 0.5 * met * step, prefill, jnp.maximum(rho, busy)
 
 
 def _transfer_latency(
