@@ -187,8 +187,9 @@ def evaluate(
     kinds: tuple[str, ...] = SPLITS,
     anchored: tuple[str, ...] = (),
     seed: int = 0,
+    suspects: bool = True,
 ) -> pd.DataFrame:
-    """Errors of predictors on the same splits; a measurement counts once.
+    """Errors of predictors on the same splits; a measurement counts once. `suspects`: judge the suspect rows too.
 
     Returns one row a (split, mode, predictor, target): n (distinct measurements), median and mean of the
     absolute relative error and the median of the signed one, in %. Kinds in `anchored` run a second time
@@ -202,6 +203,8 @@ def evaluate(
             train, test = _rows(frame, split)
             if not len(test) or not len(train):
                 continue
+            if not suspects:
+                test = test[test.suspect == ""]
             for name, predict in (predictors or PREDICTORS).items():
                 ttft, tpot = predict(train, test)
                 predicted.setdefault(name, []).append(

@@ -31,7 +31,7 @@ CATALOGUE = Path(__file__).resolve().parents[1] / "mist_jax" / "catalog" / "step
 #: Residual scales of log TTFT and log TPOT: the noise between two measurements (RESEARCH 10, DATA.md point 7).
 NOISE = np.array([0.12, 0.06])
 TEMPERATURE = 2.5
-STEPS = 12
+STEPS = 20
 #: Steps of a fold's fit, which starts from the fit to all rows.
 FOLD_STEPS = 7
 STAGES = ["kernels", "step", "energy"]

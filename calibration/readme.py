@@ -114,7 +114,10 @@ def render(held: pd.DataFrame, serving: Path | None, content: dict) -> str:
     """The whole text."""
     frame = read_serving(serving)
     references = black_box.evaluate(
-        frame, kinds=("deployment", "system", "model", "engine", "isl"), anchored=("system", "model")
+        frame,
+        kinds=("deployment", "system", "model", "engine", "isl"),
+        anchored=("system", "model"),
+        suspects=False,
     )
     together = pd.concat([errors(held), references]).sort_values(["split", "mode"], kind="stable")
     table, bound = coefficients(content)
