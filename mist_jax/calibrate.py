@@ -214,7 +214,11 @@ def run_calibrate(mapping: dict[str, Any], out: Path) -> Any:
         )
     scenario = parse_scenario(mapping)
     start_jax()
-    result = calibrate_from_run(scenario, [source] if isinstance(source, str) else list(source))
+    try:
+        runs = [read_benchmark_result(s) for s in ([source] if isinstance(source, str) else source)]
+    except ConfigError as exc:
+        raise ConfigError(f"calibrate.from: {exc}") from None
+    result = calibrate_from_run(scenario, runs)
     out.mkdir(parents=True, exist_ok=True)
     target = Path(options.get("out") or out / "calibration.json")
     result.write(target)

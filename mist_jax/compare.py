@@ -189,7 +189,10 @@ def run_compare(mapping: dict[str, Any], out: Path) -> Any:
     line = options.get("line", -1)
     if not isinstance(line, int):
         raise ConfigError(f"compare.line: got {line!r}; expected a whole number")
-    result = read_benchmark_result(str(options["run"]), run=line)
+    try:
+        result = read_benchmark_result(str(options["run"]), run=line)
+    except ConfigError as exc:
+        raise ConfigError(f"compare.run: {exc}") from None
     scenario = parse_scenario(mapping)
     start_jax()
     ds = compare(scenario, result, method=str(options.get("method", "auto")))

@@ -182,8 +182,14 @@ def _nearest_key(path: str) -> str:
     import dataclasses
     import typing
 
+    import yaml
+
     from mist_jax import schema
 
+    top, *rest = path.split(".")
+    if rest and top in schema.APPLICATION_KEYS:
+        section = yaml.safe_load((conf_dir() / "config.yaml").read_text()).get(top) or {}
+        return nearest(rest[-1], section)
     node: Any = schema.Scenario
     for part in path.split(".")[:-1]:
         hints = typing.get_type_hints(node) if dataclasses.is_dataclass(node) else {}

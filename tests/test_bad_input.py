@@ -57,6 +57,11 @@ DESCRIPTIONS = {
         "allowed: name",
     ),
     "unknown top-level key": ("+parallelsm.tp=1", "parallelsm", "did you mean 'parallelism'"),
+    "unknown key of a mode": (
+        "recommend.hardwares=[h100_sxm]",
+        "recommend.hardwares",
+        "did you mean 'hardware'",
+    ),
     "no value": ("hardware", "'hardware' missing EQUAL"),
     "wrong dimension": (
         "hardware.memory.bandwidth='3.35 TB'",
@@ -300,6 +305,14 @@ def test_unknown_mode(mode: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(mist.ConfigError, match="mode: got") as caught:
         run(compose_mapping([f"mode={mode}"]), str(tmp_path))
     clear(str(caught.value), (words,))
+
+
+@pytest.mark.parametrize("key", ["compare.run", "calibrate.from"])
+def test_a_result_that_is_not_there(key: str, tmp_path: Path) -> None:
+    missing = str(tmp_path / "run.json")
+    with pytest.raises(mist.ConfigError) as caught:
+        run(compose_mapping([f"mode={key.split('.')[0]}", f"{key}={missing}"]), str(tmp_path))
+    clear(str(caught.value), (f"{key}: {missing}", "cannot be read"))
 
 
 @pytest.mark.parametrize(
