@@ -1,7 +1,7 @@
 """Which kernels engines run experts in, where the catalogue of a chip holds others.
 
-**16-bit experts of vLLM.** The experts of RTX PRO 6000 were timed in FlashInfer's CUTLASS kernels, the default of newer versions. 16-bit experts
-ran in Triton's unless asked otherwise up to v0.19, and do with attention DP in every version
+**16-bit experts of vLLM.** The experts of RTX PRO 6000 were timed in FlashInfer's CUTLASS kernels, the default of newer
+versions. 16-bit experts ran in Triton's unless asked otherwise up to v0.19, and do with attention DP in every version
 (vllm-project/vllm, vllm/model_executor/layers/fused_moe/oracle/unquantized.py; pull requests 36838 and 44220).
 Triton's overlap loading and products less, so that they slow down with tokens where CUTLASS still streams the weights.
 
