@@ -187,9 +187,7 @@ def _parallel(row: Any, pool: str, model: Any) -> Any:
 
 
 @functools.cache
-def _calibration(
-    system: str, engine: str, experts: str | None, weights: str, dp: float, kernels: str
-) -> Any:
+def _calibration(system: str, engine: str, experts: str | None, weights: str, dp: float, kernels: str) -> Any:
     from mist_jax.calibrations import Calibration, packaged_kernels
     from mist_jax.physics.kernels import default_coefficients
     from mist_jax.physics.step_energy import default_energy_coefficients

@@ -53,7 +53,8 @@ def exchanged_experts(
 def _grouped_efficiency() -> Any:
     """Share of the peak of TensorRT-LLM's kernels for block-scaled FP8 experts, geometric mean over chips."""
     timed = [
-        kernel_coefficients(*chip, "trtllm", expert_format="fp8_block").coefficients.moe for chip in GROUPED_CHIPS
+        kernel_coefficients(*chip, "trtllm", expert_format="fp8_block").coefficients.moe
+        for chip in GROUPED_CHIPS
     ]
     return np.exp(np.mean([np.log(moe.compute_efficiency) for moe in timed], axis=0))
 

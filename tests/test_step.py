@@ -262,9 +262,7 @@ def test_unlike_ranks_gather_by_broadcasts():
 
     def times(engine):
         system = build.build_system(load([*base, f"engine={engine}"]))
-        coefficients = replace(
-            system.calibration.step, dispatch_scale=np.float64(1.0)
-        )
+        coefficients = replace(system.calibration.step, dispatch_scale=np.float64(1.0))
         system = replace(system, calibration=replace(system.calibration, step=coefficients))
         batches = [
             make_batch(decode=100, context=500),

@@ -450,10 +450,7 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
         "elementwise": _cost(layers * elementwise, 0.0, layers * nbytes),
         "all_reduce": _cost(visible * reduces * reduce_layer, sent=reduces * reduce_sent),
         "expert_dispatch": _cost(
-            dispatch_layers
-            * step.dispatch_scale
-            * (1.0 - step.comm_overlap)
-            * dispatch,
+            dispatch_layers * step.dispatch_scale * (1.0 - step.comm_overlap) * dispatch,
             sent=dispatch_layers * dispatch_sent,
         ),
         "pipeline_send": _cost(sends * send, sent=sends * message / par.tp),
