@@ -51,7 +51,8 @@ def test_power_stays_between_idle_and_tdp_and_grows(packaged, load: float) -> No
 
     value, slope = jax.value_and_grad(power)(load)
     assert float(CHIP.hardware.idle_power) < float(value) <= float(CHIP.hardware.tdp) * (1 + 1e-9)
-    assert float(slope) >= 0.0  # false for NaN too
+    # at the limit the slope is 0 to the rounding of the power itself; false for NaN too
+    assert float(slope) >= -np.finfo(float).eps * float(value)
 
 
 def test_far_below_the_limit_shares_add_up(packaged) -> None:
