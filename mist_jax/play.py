@@ -127,6 +127,7 @@ def build_clients(
 ) -> tuple[list[playback.Engine], list[playback.Link], System, System]:
     """The engines of the scenario's pools, the links between them, and the systems that decode and that prefill."""
     from mist_jax.physics.memory import kv_bytes_total
+    from mist_jax.queueing.steady_disaggregated import share_behind
 
     system = build.build_system(scenario)
     longest = float((trace.prompt_tokens + trace.output_tokens).max())
@@ -140,15 +141,15 @@ def build_clients(
     transfer = build.build_transfer(scenario)
     per_token = float(kv_bytes_total(system.model, np.asarray(1000.0))) / 1000.0
     front = _engines(scenario, first, pool.hardware, pool.parallelism, pool.engine, context, "prefill.")
-    rate = (
-        float(transfer.bandwidth) * pool.parallelism.replicas / float(first.calibration.step.transfer_scale)
-    )
-    link = playback.Link("kv", rate, float(transfer.latency))
-    front = dataclasses.replace(
-        front, role="prefill", link="kv", kv_bytes_per_token=per_token, name="prefill"
-    )
+    rate = float(transfer.bandwidth) / float(first.calibration.step.transfer_scale)
+    behind = float(share_behind(transfer, system.model.layers))
     main = dataclasses.replace(main, role="decode", kv_bytes_per_token=per_token, name="decode")
-    return [front, main], [link], system, first
+    front = dataclasses.replace(front, role="prefill", kv_bytes_per_token=per_token, name="prefill")
+    replicas = int(pool.parallelism.replicas)
+    # a prefill replica sends over its own link, as in the steady state
+    links = [playback.Link(f"kv{i}", rate, float(transfer.latency), behind=behind) for i in range(replicas)]
+    fronts = [dataclasses.replace(front, count=front.count // replicas, link=link.name) for link in links]
+    return [*fronts, main], links, system, first
 
 
 def _at_the_engine(trace: Trace, front: System, handed_over: bool) -> Trace:

@@ -74,11 +74,49 @@ def test_a_link_that_cannot_carry_the_prompts_is_over_capacity() -> None:
     assert int(wide.status) == int(Status.OK)
 
 
-@pytest.mark.parametrize("front", ["h100_sxm", "mi300x", "tpu_v6e"])
-def test_played_and_evaluated_count_the_same_to_the_first_token(front: str) -> None:
+@pytest.mark.parametrize("bandwidth", [0.2e9, 20e9])
+@pytest.mark.parametrize("layers", [1.0, 80.0])
+def test_layer_wise_hides_what_two_machines_in_a_row_hide(bandwidth: float, layers: float) -> None:
+    """Layer by layer: a layer is sent when it is computed and the layer before it is sent."""
+    nbytes, prefill = 1e9, 0.4
+    end = 0.0
+    for i in range(int(layers)):
+        end = max(end, (i + 1) * prefill / layers) + nbytes / layers / bandwidth
+    link = transfer(bandwidth, latency=0.0, overlap=1.0)
+    visible, _ = sd._transfer_latency(link, *np.array([nbytes, layers, prefill, 0.0, 1.0]))
+    assert float(visible) == pytest.approx(end - prefill, rel=1e-9)
+    serial, _ = sd._transfer_latency(
+        transfer(bandwidth, latency=0.0), *np.array([nbytes, layers, prefill, 0.0, 1.0])
+    )
+    assert float(serial) == pytest.approx(nbytes / bandwidth)
+
+
+#: A link as it is; one whose transfers take longer than the prefill, serial, in part and wholly layer by layer (so few
+#: requests that no two transfers meet).
+SLOW = ["transfer.bandwidth=1GB/s", "workload.rate=0.001"]
+LINKS = [
+    [],
+    SLOW,
+    [*SLOW, "transfer.overlap=0.5"],
+    [*SLOW, "transfer.overlap=1"],
+    [*SLOW, "transfer.overlap=1", "prefill.parallelism.replicas=3"],
+]
+
+
+@pytest.mark.parametrize(
+    ("front", "link"),
+    [("h100_sxm", link) for link in LINKS] + [("mi300x", LINKS[0]), ("tpu_v6e", LINKS[0])],
+)
+def test_played_and_evaluated_count_the_same_to_the_first_token(front: str, link: list[str]) -> None:
     """An idle pair of pools: handling, prefill, transfer, handover, decode; the decode engine gives the first token."""
-    pools = ["prefill=pool", f"hardware@prefill.hardware={front}", "workload.isl_cv=0", "workload.osl_cv=0"]
-    scenario = mist.load([*pools, "workload.arrivals=poisson", "workload.rate=0.02", "workload.requests=20"])
+    pools = [
+        "prefill=pool",
+        f"hardware@prefill.hardware={front}",
+        "workload.isl_cv=0",
+        "workload.osl_cv=0",
+    ]
+    load = ["workload.arrivals=poisson", "workload.rate=0.02", "workload.requests=20"]
+    scenario = mist.load([*pools, *load, *link])
     steady, played = mist.evaluate(scenario), mist.play(scenario)
     stage = dict(zip(played.stage.values, played.stage_s.values.mean(0), strict=True))
     assert played.attrs["ttft_mean_s"] == pytest.approx(float(steady.ttft_s), rel=0.01)

@@ -157,7 +157,8 @@ def test_routers(rule, seed):
 def test_disaggregated(seed):
     rng = np.random.default_rng([4, seed])
     table = random_table(rng, False)
-    links = [Link("net", float(rng.choice([1e6, 1e8])), 1e-3, str(rng.choice(["fair", "fcfs"])))]
+    behind = (0.0, 0.9, 1.0)[seed % 3]
+    links = [Link("net", float(rng.choice([1e6, 1e8])), 1e-3, str(rng.choice(["fair", "fcfs"])), behind)]
     policy = ["vllm", "prefill_first", "sarathi", "static"][seed % 4]
     common = {"kv_bytes_per_token": 100.0, "link": "net"}
     clients = [

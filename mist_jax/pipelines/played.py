@@ -250,8 +250,8 @@ def _engines(
         llm = model.pipeline.clients[name].llm
         assert llm is not None
         built, more, *_ = build_clients(scenario_beside(llm, times.left[name]), sample)
-        engines += [dataclasses.replace(e, model=pool) for e in built]
-        links += more
+        engines += [dataclasses.replace(e, model=pool, link=e.link and f"{name} {e.link}") for e in built]
+        links += [dataclasses.replace(link, name=f"{name} {link.name}") for link in more]
     if not engines:
         raise ConfigError("pipeline: no request makes an LLM call; raise a probability")
     return engines, links

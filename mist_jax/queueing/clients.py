@@ -93,13 +93,14 @@ class Tier:
 
 @dataclass(frozen=True)
 class Link:
-    """A link for KV transfers: bandwidth (B/s), latency (s), and whether transfers share it (max-min) or
-    queue."""
+    """A link for KV transfers: bandwidth (B/s), latency (s), whether transfers share it (max-min) or queue, and the
+    share of a transfer that can go behind the prefill of its prompt (0: it starts after it)."""
 
     name: str
     bandwidth: float
     latency_s: float = 0.0
     sharing: str = "fair"
+    behind: float = 0.0
 
 
 @dataclass(frozen=True)

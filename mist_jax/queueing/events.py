@@ -152,7 +152,8 @@ def fail(S, c, t):
             if requests(S)[r].state == SERVED and requests(S)[r].client == c:
                 _retry(S, r, t)
     for j in range(links(S).size):
-        _serve(S, j, t)
+        if links(S)[j].fair:
+            _serve(S, j, t)
         before = np.int64(NONE)
         r = np.int64(links(S)[j].head)
         while r != NONE:

@@ -144,6 +144,9 @@ def lay_out(
     for rec, e in zip(link, links):
         if e.bandwidth <= 0 or e.latency_s < 0 or e.sharing not in ("fair", "fcfs"):
             raise ValueError(f"link {e.name}: positive bandwidth, latency not negative, sharing fair or fcfs")
+        if not 0 <= e.behind <= 1:
+            raise ValueError(f"link {e.name}: behind is a share of 0 to 1, not {e.behind}")
+        rec["behind"] = e.behind
         rec["bandwidth"], rec["latency"], rec["fair"] = e.bandwidth, e.latency_s, e.sharing == "fair"
     link["head"] = link["tail"] = st.NONE
 

@@ -28,8 +28,10 @@ from mist_jax.queueing.state import (
     RESERVE_ALL,
     RESERVE_PROMPT,
     ROLE_DECODE,
+    ROLE_PREFILL,
 )
 from mist_jax.queueing.table import decode_time, mixed_time, prefill_time, seqs_time, tokens_time
+from mist_jax.queueing.transfer import note_prefills
 from mist_jax.queueing.views import (
     chunk_request,
     chunk_tokens,
@@ -259,6 +261,7 @@ def admit(S, c, t, budget, ahead):
             else:
                 k.load += load
         q.state = PREFILL
+        q.flow = np.nan
         q.computed = have
         k.backlog -= have
         k.tokens -= have
@@ -304,6 +307,8 @@ def begin_step(S, c, t):
             _, context, preempted = run_running(S, c, k.budget)
     if k.chunks == 0 and k.step_decodes == 0:
         return 0.0, False
+    if k.role == ROLE_PREFILL:
+        note_prefills(S, c, t)
     plain = k.chunks == 0 and admitted == 0 and not preempted and k.step_decodes == k.running
     return step_duration(S, c, context), plain
 

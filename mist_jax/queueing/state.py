@@ -107,8 +107,8 @@ TIER = np.dtype(
 )
 LINK = np.dtype(
     [
-        ("bandwidth", "f8"), ("latency", "f8"), ("fair", "i1"), ("n", "i4"), ("served", "f8"), ("at", "f8"),
-        ("free_at", "f8"), ("head", "i4"), ("tail", "i4"), ("bytes", "f8"), ("busy_s", "f8"),
+        ("bandwidth", "f8"), ("latency", "f8"), ("fair", "i1"), ("behind", "f8"), ("n", "i4"), ("served", "f8"),
+        ("at", "f8"), ("free_at", "f8"), ("head", "i4"), ("tail", "i4"), ("bytes", "f8"), ("busy_s", "f8"),
     ],
     align=True,
 )  # fmt: skip

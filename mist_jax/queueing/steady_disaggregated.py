@@ -117,20 +117,28 @@ def _prefill_latency(pool: PrefillPool, rate: Array) -> tuple[Array, Array, Arra
     return wait + 0.5 * met * step, prefill, jnp.maximum(rho, busy)
 
 
+def share_behind(transfer: Transfer, layers: Array) -> Array:
+    """Share of a transfer that can go while its prompt is computed: all layers but the last, where it overlaps.
+
+    Two machines in a row, L items of p and f seconds: L max(p, f) + min(p, f), so that (L - 1) min(p, f) hides.
+    """
+    return transfer.overlap * (1.0 - 1.0 / layers)
+
+
 def _transfer_latency(
     transfer: Transfer, nbytes: Array, layers: Array, prefill: Array, rate: Array, replicas: Array
 ) -> tuple[Array, Array]:
     """(visible seconds, busy share of the links) of moving `nbytes` per request.
 
     Serial: alpha + S / BW. Layer by layer the transfer hides behind the rest of the prefill, and what shows is the
-    last layer or what the link is slower by (Splitwise, arXiv 2311.18677, section 4.3).
+    last layer or what the link is slower by (Splitwise, arXiv 2311.18677, section 4.3). The playback hides the same
+    share (`queueing.transfer`).
     """
     flight = nbytes / transfer.bandwidth
     rho = jnp.clip(rate / replicas * flight, 0.0, 0.999)
     wait = flight * rho / (2.0 * (1.0 - rho))
-    layered = flight / layers + jnp.maximum(flight - prefill, 0.0)
-    visible = transfer.latency + flight + transfer.overlap * (layered - flight)
-    return visible + wait, rho
+    hidden = share_behind(transfer, layers) * jnp.minimum(flight, prefill)
+    return transfer.latency + flight - hidden + wait, rho
 
 
 def closed_loop_disaggregated(

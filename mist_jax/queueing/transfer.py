@@ -6,6 +6,10 @@ on one link: with V(t) the bytes that each flow has been served, dV/dt = bandwid
     ends
 when V has grown by b. The others serve one transfer at a time, first come first served. A transfer then
 takes the link's latency on top. The prefill engine holds the blocks until the transfer ends.
+
+Layer by layer, the share `behind` of a transfer can go while its prompt is being computed (`share_behind` in
+`steady_disaggregated`): as much as the link had idle since that began, so that what hides takes capacity as what shows
+does. Transfers that show are not slowed by those that hide: those take the gaps.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import numpy as np
 
 from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.state import NONE
-from mist_jax.queueing.views import clients, links, requests
+from mist_jax.queueing.views import chunk_request, clients, links, requests
 
 
 @kernel
@@ -30,14 +34,41 @@ def _serve(S, j, t):
 
 
 @kernel
+def _idle(S, j, t):
+    """Seconds that link j was idle until t."""
+    link = links(S)[j]
+    if link.fair:
+        _serve(S, j, t)
+        return t - link.busy_s
+    return t - link.busy_s + max(link.free_at - t, 0.0)
+
+
+@kernel
+def note_prefills(S, c, t):
+    """Remember what the link of prefill engine c had idle when the prompts that begin at t began (in `flow`)."""
+    k = clients(S)[c]
+    if links(S)[k.link].behind == 0:
+        return
+    for i in range(k.chunks):
+        q = requests(S)[chunk_request(S)[c, i]]
+        if np.isnan(q.flow):
+            q.flow = _idle(S, k.link, t)
+
+
+@kernel
 def start_transfer(S, c, r, t):
-    """Begin to send the KV of r from engine c at t."""
+    """Begin to send at t the KV of r from engine c, or what has not gone behind the prefill."""
     k = clients(S)[c]
     q = requests(S)[r]
     j = k.link
     link = links(S)[j]
     size = np.float64(q.computed) * k.kv_bytes
     link.bytes += size
+    if link.behind > 0:
+        idle = max(_idle(S, j, t) - q.flow, 0.0)
+        hidden = link.behind * min(size, idle * link.bandwidth)
+        link.busy_s += hidden / link.bandwidth
+        size -= hidden
     if link.fair:
         _serve(S, j, t)
         q.flow = link.served + size

@@ -336,7 +336,7 @@ class Engine:
                 continue
             if self.spec.prefix_caching:
                 load += self.take(r, n_units)
-            r.computed = have
+            r.computed, r.idle_then = have, None
             self.grow(r, r.blocks + new)
             self.share(r, have + n)
             if not later:  # else the next iteration gives it its chunk
@@ -361,6 +361,9 @@ class Engine:
                 self.schedule_running(self.fresh(), batch)
         if not batch:
             return None
+        for r, _ in batch:
+            if self.spec.role == "prefill" and r.idle_then is None:
+                r.idle_then = self.w.link_of(self).idle(t)
         chunks = [(n, r.computed) for r, n in batch if not r.decoding]
         contexts = [r.computed + 1 for r, _ in batch if r.decoding]
         emitting = len(contexts) + sum(not r.decoding and r.computed + n == r.target for r, n in batch)
@@ -391,7 +394,12 @@ class Engine:
             elif self.spec.role == "prefill":
                 self.running.remove(r)
                 r.sending, r.source = True, self
-                self.w.link_of(self).start(r, t, r.computed * self.spec.kv_bytes_per_token)
+                link, size = self.w.link_of(self), r.computed * self.spec.kv_bytes_per_token
+                # what the link could do beside its other work since the prompt began
+                could = link.spec.bandwidth * max(link.idle(t) - r.idle_then, 0.0)
+                hidden = link.spec.behind * min(size, could)
+                link.busy += hidden / link.spec.bandwidth
+                link.start(r, t, size - hidden)
             else:
                 r.decoding = True
         if self.p.lock and not self.running:

@@ -50,9 +50,14 @@ class FairLink:
     """Equal shares: every transfer in progress is brought forward at every event."""
 
     def __init__(self, spec):
-        self.spec, self.flows, self.at = spec, [], 0.0
+        self.spec, self.flows, self.at, self.busy = spec, [], 0.0, 0.0
+
+    def idle(self, t):
+        self.move(t)
+        return t - self.busy
 
     def move(self, t):
+        self.busy += (t - self.at) * bool(self.flows)
         for f in self.flows:
             f[0] -= (t - self.at) * self.spec.bandwidth / len(self.flows)
         self.at = t
@@ -84,9 +89,14 @@ class FairLink:
 
 class FcfsLink:
     def __init__(self, spec):
-        self.spec, self.flows, self.busy_until = spec, [], 0.0
+        self.spec, self.flows, self.busy_until, self.busy = spec, [], 0.0, 0.0
+
+    def idle(self, t):
+        """All the work ever given, less what is still to be done, kept it busy."""
+        return t - (self.busy - max(self.busy_until - t, 0.0))
 
     def start(self, r, t, size):
+        self.busy += size / self.spec.bandwidth
         self.busy_until = max(t, self.busy_until) + size / self.spec.bandwidth
         self.flows.append((self.busy_until, r))
 
