@@ -2,7 +2,7 @@
 
     python -m calibration.validate --json FILE [--only CASE] [--list]
 
-Every case is a function of `calibration.validation_{cases,llm,serving}` that yields rows;
+Every case is a function of `calibration.validation_{cases,llm,serving,moe}` that yields rows;
 none knows its prediction beforehand. A row says on what basis it stands:
     exact      the formula must reproduce the figure
     fitted     a constant of the model was fitted to this very figure or table
@@ -51,9 +51,10 @@ def row(
 
 def cases() -> dict[str, Case]:
     """All cases by name."""
-    from calibration import validation_cases, validation_llm, validation_serving
+    from calibration import validation_cases, validation_llm, validation_moe, validation_serving
 
-    return {**validation_cases.CASES, **validation_llm.CASES, **validation_serving.CASES}
+    modules = (validation_cases, validation_llm, validation_serving, validation_moe)
+    return {name: case for module in modules for name, case in module.CASES.items()}
 
 
 def run(only: list[str] | None = None) -> tuple[list[Row], dict[str, str]]:
