@@ -186,7 +186,7 @@ def link_rates() -> Iterator[Row]:
 def draft_without_cache() -> Iterator[Row]:
     """A draft model whose KV cache is missing after a store hit: time of the whole run, after over before.
 
-    Decoding is taken to be all of the run, so that the prediction is an upper bound; the tokens a step are the report's.
+    Decoding is taken to be all of the run: an upper bound. The tokens a step are the report's.
     """
     from mist_jax.stages.registry import get_stage
     from mist_jax.stages.speculate import mean_tokens_per_step
@@ -201,6 +201,27 @@ def draft_without_cache() -> Iterator[Row]:
         "time of the run, without the draft's cache over with", 153 / 99, whole / lost, "x",
         "sgl-project/sglang issue 31600", tokens_a_step=[whole, lost],
     )  # fmt: skip
+
+
+def power_cap() -> Iterator[Row]:
+    """DGX H100 capped at 70 %: prompts 1.30 times longer, tokens 1.00."""
+    from mist_jax.physics.demand import demand, machine
+    from mist_jax.physics.energy import capped_seconds, dynamic_joules, energy_rates
+
+    on = machine(accelerator=700e12, device_memory=3e12)
+    prompt, token = (
+        demand(accelerator=700e12, device_memory=1e11),
+        demand(accelerator=70e12, device_memory=3e12),
+    )
+    peak, idle = 10200.0 / 8, 0.30 * 10200.0 / 8
+    memory = float(dynamic_joules(prompt, energy_rates(idle))[1])
+    rates = energy_rates(idle - memory, accelerator=(peak - idle) / 700e12)
+    source = "splitwise-sim, SKU dgx-h100-pcap"
+    for name, work, measured in (("prompt", prompt, 1.30), ("token", token, 1.00)):
+        yield row(
+            f"{name} time at 70 % of the power", measured,
+            capped_seconds(work, on.rate, rates, 0.7 * peak)[0], "x", source, "fitted", idle_share=0.30,
+        )  # fmt: skip
 
 
 CASES: dict[str, Case] = {
