@@ -79,7 +79,7 @@ CASES = (
 def grid_optimum(case: Case) -> tuple[float, int]:
     """(best feasible value, points) of the exhaustive grid."""
     import mist_jax as mist
-    from mist_jax.explore.search import WHOLE
+    from mist_jax.explore.problem import WHOLE
 
     axes: dict[str, Any] = {**case.choices}
     for (path, (low, high)), size in zip(case.variables.items(), case.sizes, strict=True):
@@ -137,7 +137,8 @@ def cma_search(problem: Any, budget: int, seed: int) -> np.ndarray:
 def compare(case: Case) -> dict[str, Any]:
     """Grid, gradient search, random search and CMA-ES on one problem: the best after every evaluation."""
     import mist_jax as mist
-    from mist_jax.explore.search import Problem, search
+    from mist_jax.explore.problem import Problem
+    from mist_jax.explore.search import search
 
     optimum, points = grid_optimum(case)
     scenario = mist.load(case.overrides)

@@ -9,7 +9,7 @@ import xarray as xr
 import mist_jax as mist
 from mist_jax.errors import ConfigError
 from mist_jax.explore import chip
-from mist_jax.explore.search import Problem
+from mist_jax.explore.problem import Problem
 
 VARIABLES = {
     "workload.rate": (0.5, 60),

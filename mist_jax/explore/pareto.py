@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from mist_jax.errors import ConfigError, Status, nearest
-from mist_jax.explore.search import LESS
+from mist_jax.explore.problem import LESS
 
 
 def pareto(ds: xr.Dataset, objectives: Sequence[str], *, feasible: bool = True) -> xr.Dataset:

@@ -12,7 +12,6 @@ reached.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ import xarray as xr
 
 from mist_jax.compose import require_scenario, with_overrides
 from mist_jax.errors import ConfigError
-from mist_jax.explore.axes import GROUPS, option_mapping
+from mist_jax.explore.fleets import KEEP, Fleet, different, fleet_scenario, one_pool, two_pools, within_limits
 from mist_jax.explore.sweep import count_status, sweep
 from mist_jax.schema import Scenario
 
@@ -40,32 +39,6 @@ RESOURCES = {
     "network": ("scale_out.bandwidth",),
 }
 STEP = 0.05
-COST = "cost_per_million_output_tokens_usd"
-KEEP = ("ttft_s", "tpot_s", "e2e_s", "load", "chips", "output_tokens_per_s", COST, "meets_slo")
-
-
-@dataclasses.dataclass(frozen=True)
-class Fleet:
-    """One candidate."""
-
-    design: dict[str, Any]  #: axis → value, as for `sweep`
-    usd_per_hour: float
-    chips: int
-    ttft_s: float
-    tpot_s: float
-    e2e_s: float
-    load: float
-    usd_per_million_tokens: float  #: generated tokens
-
-    @property
-    def text(self) -> str:
-        """The fleet in words."""
-        d = self.design
-        decode = f"{d['parallelism.replicas']:g} x {d['hardware']} {d['parallelism']}"
-        if "hardware@prefill.hardware" not in d:
-            return f"{decode}, {d['engine.max_num_batched_tokens']:g} tokens"
-        prefill = f"{d['prefill.parallelism.replicas']:g} x {d['hardware@prefill.hardware']}"
-        return f"prefill {prefill} {d['parallelism@prefill.parallelism']} + decode {decode}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,12 +117,12 @@ def recommend(
     )
 
     def tables_of(asked: Scenario) -> list[xr.Dataset]:
-        one = _one_pool(asked, chips, plans, tokens, max_chips)
-        two = _two_pools(asked, one, max_chips) if pools else None
+        one = one_pool(asked, chips, plans, tokens, max_chips)
+        two = two_pools(asked, one, max_chips) if pools else None
         return [one] if two is None else [one, two]
 
     tables = tables_of(scenario)
-    fleets = _fleets(tables, max_chips)
+    fleets = within_limits(tables, max_chips)
     if not fleets:
         raise ConfigError(_why_none(scenario, tables, max_chips))
     share, tried = None, 0
@@ -164,7 +137,7 @@ def recommend(
     bottleneck = min(elasticities, key=lambda r: elasticities[r].get(key, 0.0))
     return Recommendation(
         best=best,
-        runners_up=_different(fleets, runners_up),
+        runners_up=different(fleets, runners_up),
         bottleneck=bottleneck
         if elasticities[bottleneck].get(key, 0.0) < -0.01
         else "host and fixed overheads",
@@ -178,112 +151,6 @@ def recommend(
         candidates=sum(t["status"].size for t in tables) + tried,
         scenario=chosen,
     )
-
-
-def _counts(limit: float) -> list[float]:
-    """Numbers of replicas to consider: all small ones, then ever wider apart."""
-    some = {*range(1, 13), 14, 16, 18, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256}
-    return [float(n) for n in sorted(some) if n <= limit]
-
-
-def _one_pool(
-    scenario: Scenario, chips: list[str], plans: list[str], tokens: Any, max_chips: float
-) -> xr.Dataset:
-    base = with_overrides(scenario, {"prefill": None}) if scenario.prefill is not None else scenario
-    axes = {
-        "hardware": chips,
-        "parallelism": plans,
-        "parallelism.replicas": _counts(max_chips),
-        "engine.max_num_batched_tokens": list(tokens),
-    }
-    return sweep(base, axes, variables=KEEP, progress=False)
-
-
-def _two_pools(scenario: Scenario, one: xr.Dataset, max_chips: float) -> xr.Dataset | None:
-    """Pools of the chips and plans that give the most tokens per dollar alone."""
-    worth = one["cost_per_million_output_tokens_usd"].where(one["status"] == 0)
-    per_chip = worth.min([d for d in worth.dims if d != "hardware"]).to_series().dropna().sort_values()
-    per_plan = worth.min([d for d in worth.dims if d != "parallelism"]).to_series().dropna().sort_values()
-    if per_chip.empty:
-        return None
-    base = with_overrides(
-        scenario,
-        {"prefill": {k: copy.deepcopy(scenario.config[k]) for k in ("hardware", "parallelism", "engine")}},
-    )
-    counts = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0]
-    axes = {
-        "hardware@prefill.hardware": list(per_chip.index[:4]),
-        "parallelism@prefill.parallelism": list(per_plan.index[:3]),
-        "prefill.parallelism.replicas": [c for c in counts if c <= max_chips],
-        "hardware": list(per_chip.index[:4]),
-        "parallelism": list(per_plan.index[:3]),
-        "parallelism.replicas": [c for c in counts if c <= max_chips],
-    }
-    return sweep(base, axes, variables=KEEP, progress=False)
-
-
-def _rent(ds: xr.Dataset) -> np.ndarray:
-    """$ an hour of every point."""
-    return (ds["cost_per_million_output_tokens_usd"] * ds["output_tokens_per_s"] * 3600.0 / 1e6).values
-
-
-def _fleets(tables: list[xr.Dataset], max_chips: float) -> list[Fleet]:
-    """Fleets that meet the limits, the cheapest first; of equal rent the quicker one."""
-    out = []
-    for ds in tables:
-        good = (ds["status"].values == 0) & (ds["chips"].values <= max_chips)
-        good &= ds["meets_slo"].values > 0
-        rent, places = _rent(ds), np.argwhere(good)
-        rents = rent[good]
-        if not (rents > 0).any():
-            continue
-        for at in np.argsort(rents, kind="stable")[:400]:
-            index = dict(zip(ds["status"].dims, places[at].tolist(), strict=True))
-            point = ds.isel(index)
-            if rents[at] <= 0:  # a chip without a price is not free
-                continue
-            design = {str(d): point[d].item() for d in index}
-            numbers = {n: float(point[n]) for n in ("ttft_s", "tpot_s", "e2e_s", "load")}
-            out.append(
-                Fleet(
-                    design=design,
-                    usd_per_hour=float(rents[at]),
-                    chips=round(float(point["chips"])),
-                    usd_per_million_tokens=float(point["cost_per_million_output_tokens_usd"]),
-                    **numbers,
-                )
-            )
-    return sorted(out, key=lambda f: (round(f.usd_per_hour, 6), f.e2e_s))
-
-
-def _different(fleets: list[Fleet], count: int) -> list[Fleet]:
-    """The cheapest of each other combination of chips and plans."""
-
-    def key(f: Fleet) -> tuple[Any, ...]:
-        return tuple(v for k, v in f.design.items() if k in GROUPS)
-
-    seen, out = {key(fleets[0])}, []
-    for fleet in fleets[1:]:
-        if key(fleet) not in seen:
-            seen.add(key(fleet))
-            out.append(fleet)
-    return out[:count]
-
-
-def fleet_scenario(scenario: Scenario, fleet: Fleet) -> Scenario:
-    """The scenario of a fleet: ready for `evaluate` and `play`."""
-    changes: dict[str, Any] = {}
-    pooled = "hardware@prefill.hardware" in fleet.design
-    if pooled:
-        changes["prefill"] = {
-            k: copy.deepcopy(scenario.config[k]) for k in ("hardware", "parallelism", "engine")
-        }
-    elif scenario.prefill is not None:
-        changes["prefill"] = None
-    groups = {k: v for k, v in fleet.design.items() if k in GROUPS}
-    changes |= {GROUPS[k]: option_mapping(k, str(v)) for k, v in groups.items()}
-    changes |= {k: v for k, v in fleet.design.items() if k not in GROUPS}
-    return with_overrides(scenario, changes)
 
 
 def _tightest(scenario: Scenario, fleet: Fleet) -> tuple[str, float]:
@@ -399,12 +266,12 @@ def _changes(
     ):
         if abs(factor - 1.0) < 0.02:
             continue
-        fleets = _fleets(tables_of(_slower(scenario, factor)), max_chips)
+        fleets = within_limits(tables_of(_slower(scenario, factor)), max_chips)
         other = fleets[0].text if fleets else "no fleet meets the limits"
         if other != best.text:
             note = f", {what}" if what and "slower" in intervals else ""
             out[f"if engines take {factor:.2f} times as long as predicted{note}"] = other
-    for other in _different(_fleets(tables, max_chips), 20):
+    for other in different(within_limits(tables, max_chips), 20):
         mine = {str(v) for k, v in best.design.items() if k.startswith("hardware")}
         theirs = {str(v) for k, v in other.design.items() if k.startswith("hardware")}
         drop = 1.0 - best.usd_per_hour / other.usd_per_hour

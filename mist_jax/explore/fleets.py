@@ -1,0 +1,149 @@
+"""The candidate fleets of a recommendation: swept, sorted by rent, and as scenarios."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mist_jax.compose import with_overrides
+from mist_jax.explore.axes import GROUPS, option_mapping
+from mist_jax.explore.sweep import sweep
+from mist_jax.schema import Scenario
+
+COST = "cost_per_million_output_tokens_usd"
+KEEP = ("ttft_s", "tpot_s", "e2e_s", "load", "chips", "output_tokens_per_s", COST, "meets_slo")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fleet:
+    """One candidate."""
+
+    design: dict[str, Any]  #: axis → value, as for `sweep`
+    usd_per_hour: float
+    chips: int
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+    load: float
+    usd_per_million_tokens: float  #: generated tokens
+
+    @property
+    def text(self) -> str:
+        """The fleet in words."""
+        d = self.design
+        decode = f"{d['parallelism.replicas']:g} x {d['hardware']} {d['parallelism']}"
+        if "hardware@prefill.hardware" not in d:
+            return f"{decode}, {d['engine.max_num_batched_tokens']:g} tokens"
+        prefill = f"{d['prefill.parallelism.replicas']:g} x {d['hardware@prefill.hardware']}"
+        return f"prefill {prefill} {d['parallelism@prefill.parallelism']} + decode {decode}"
+
+
+def _counts(limit: float) -> list[float]:
+    """Numbers of replicas to consider: all small ones, then ever wider apart."""
+    some = {*range(1, 13), 14, 16, 18, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256}
+    return [float(n) for n in sorted(some) if n <= limit]
+
+
+def one_pool(
+    scenario: Scenario, chips: list[str], plans: list[str], tokens: Any, max_chips: float
+) -> xr.Dataset:
+    """Replicas of one pool: every chip, plan, number and token budget."""
+    base = with_overrides(scenario, {"prefill": None}) if scenario.prefill is not None else scenario
+    axes = {
+        "hardware": chips,
+        "parallelism": plans,
+        "parallelism.replicas": _counts(max_chips),
+        "engine.max_num_batched_tokens": list(tokens),
+    }
+    return sweep(base, axes, variables=KEEP, progress=False)
+
+
+def two_pools(scenario: Scenario, one: xr.Dataset, max_chips: float) -> xr.Dataset | None:
+    """Pools of the chips and plans that give the most tokens per dollar alone."""
+    worth = one["cost_per_million_output_tokens_usd"].where(one["status"] == 0)
+    per_chip = worth.min([d for d in worth.dims if d != "hardware"]).to_series().dropna().sort_values()
+    per_plan = worth.min([d for d in worth.dims if d != "parallelism"]).to_series().dropna().sort_values()
+    if per_chip.empty:
+        return None
+    base = with_overrides(
+        scenario,
+        {"prefill": {k: copy.deepcopy(scenario.config[k]) for k in ("hardware", "parallelism", "engine")}},
+    )
+    counts = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0]
+    axes = {
+        "hardware@prefill.hardware": list(per_chip.index[:4]),
+        "parallelism@prefill.parallelism": list(per_plan.index[:3]),
+        "prefill.parallelism.replicas": [c for c in counts if c <= max_chips],
+        "hardware": list(per_chip.index[:4]),
+        "parallelism": list(per_plan.index[:3]),
+        "parallelism.replicas": [c for c in counts if c <= max_chips],
+    }
+    return sweep(base, axes, variables=KEEP, progress=False)
+
+
+def rent(ds: xr.Dataset) -> np.ndarray:
+    """$ an hour of every point."""
+    return (ds["cost_per_million_output_tokens_usd"] * ds["output_tokens_per_s"] * 3600.0 / 1e6).values
+
+
+def within_limits(tables: list[xr.Dataset], max_chips: float) -> list[Fleet]:
+    """Fleets that meet the limits, the cheapest first; of equal rent the quicker one."""
+    out = []
+    for ds in tables:
+        good = (ds["status"].values == 0) & (ds["chips"].values <= max_chips)
+        good &= ds["meets_slo"].values > 0
+        places = np.argwhere(good)
+        rents = rent(ds)[good]
+        if not (rents > 0).any():
+            continue
+        for at in np.argsort(rents, kind="stable")[:400]:
+            index = dict(zip(ds["status"].dims, places[at].tolist(), strict=True))
+            point = ds.isel(index)
+            if rents[at] <= 0:  # a chip without a price is not free
+                continue
+            design = {str(d): point[d].item() for d in index}
+            numbers = {n: float(point[n]) for n in ("ttft_s", "tpot_s", "e2e_s", "load")}
+            out.append(
+                Fleet(
+                    design=design,
+                    usd_per_hour=float(rents[at]),
+                    chips=round(float(point["chips"])),
+                    usd_per_million_tokens=float(point["cost_per_million_output_tokens_usd"]),
+                    **numbers,
+                )
+            )
+    return sorted(out, key=lambda f: (round(f.usd_per_hour, 6), f.e2e_s))
+
+
+def different(fleets: list[Fleet], count: int) -> list[Fleet]:
+    """The cheapest of each other combination of chips and plans."""
+
+    def key(f: Fleet) -> tuple[Any, ...]:
+        return tuple(v for k, v in f.design.items() if k in GROUPS)
+
+    seen, out = {key(fleets[0])}, []
+    for fleet in fleets[1:]:
+        if key(fleet) not in seen:
+            seen.add(key(fleet))
+            out.append(fleet)
+    return out[:count]
+
+
+def fleet_scenario(scenario: Scenario, fleet: Fleet) -> Scenario:
+    """The scenario of a fleet: ready for `evaluate` and `play`."""
+    changes: dict[str, Any] = {}
+    pooled = "hardware@prefill.hardware" in fleet.design
+    if pooled:
+        changes["prefill"] = {
+            k: copy.deepcopy(scenario.config[k]) for k in ("hardware", "parallelism", "engine")
+        }
+    elif scenario.prefill is not None:
+        changes["prefill"] = None
+    groups = {k: v for k, v in fleet.design.items() if k in GROUPS}
+    changes |= {GROUPS[k]: option_mapping(k, str(v)) for k, v in groups.items()}
+    changes |= {k: v for k, v in fleet.design.items() if k not in GROUPS}
+    return with_overrides(scenario, changes)
