@@ -14,13 +14,13 @@ import jax.numpy as jnp
 
 from mist_jax.physics import kernels as k
 from mist_jax.physics.collectives import group_all_gather, group_all_reduce, group_all_to_all, group_send
+from mist_jax.physics.feed_forward import feed_forward
 from mist_jax.physics.memory import replicated_kv_width
-from mist_jax.physics.resolve import Rated, ResolvedKernels, resolve
-from mist_jax.pytree import pytree, replace
+from mist_jax.physics.operator_cost import Cost, cost, gemm, kernels_of, products_scale
+from mist_jax.physics.resolve import Rated, resolve
+from mist_jax.pytree import replace
 from mist_jax.system.batch import Batch
-from mist_jax.system.calibration import StepCoefficients
 from mist_jax.system.deployment import System
-from mist_jax.system.hardware import Hardware
 
 Array = Any
 
@@ -51,20 +51,6 @@ TOKEN_OPERATORS = tuple(
 )
 
 
-@pytree
-class Cost:
-    """What one operator takes in one iteration, all layers together, on one chip of each pipeline stage."""
-
-    seconds: Array
-    flops: Array
-    bytes: Array  #: device memory traffic: weights once, inputs read and outputs written of each product
-    sent: Array  #: bytes sent over links
-
-
-def _cost(seconds: Array, flops: Array = 0.0, nbytes: Array = 0.0, sent: Array = 0.0) -> Cost:
-    return Cost(seconds=seconds, flops=flops, bytes=nbytes, sent=sent)
-
-
 def operator_costs(system: System, batch: Batch) -> dict[str, Cost]:
     """Cost of each of `OPERATORS` for one iteration (scalars).
 
@@ -75,7 +61,7 @@ def operator_costs(system: System, batch: Batch) -> dict[str, Cost]:
     """
     system = resolve(system)
     out = _attention(system, batch)
-    out.update(_feed_forward(system, batch))
+    out.update(feed_forward(system, batch))
     out.update(_rest(system, batch))
     out["expert_dispatch"] = _behind(system, out)
     out["draft"] = _draft(system, batch, out)
@@ -105,29 +91,11 @@ def _draft(system: System, batch: Batch, costs: dict[str, Cost]) -> Cost:
         return drafts * sum(each[1:], each[0])
 
     seconds = system.calibration.step.draft_scale * passes("seconds")
-    return _cost(seconds, passes("flops"), passes("bytes"), passes("sent"))
+    return cost(seconds, passes("flops"), passes("bytes"), passes("sent"))
 
 
 #: Tokens of a window that never ends.
 ENDLESS = 1e15
-
-#: Tokens of an iteration at which half of `many_tokens_scale` applies.
-MANY_TOKENS = 1024.0
-
-
-def products_scale(step: StepCoefficients, tokens: Array) -> Array:
-    """Factor of an iteration on the kernels of products: c (1 + (m - 1) b / (b + 1024)) for b tokens."""
-    return step.compute_scale * (1.0 + (step.many_tokens_scale - 1.0) * tokens / (tokens + MANY_TOKENS))
-
-
-def _gemm(
-    use: Rated, hw: Hardware, m: Array, n: Array, depth: Array, wb: Array, ab: Array, ob: Array
-) -> Array:
-    return k.gemm_time(use.coef, use.on(hw), m, n, depth, wb, ab, ob, None)
-
-
-def _kernels(system: System) -> ResolvedKernels:
-    return system.calibration.kernels  # type: ignore[return-value]
 
 
 def _either(which: Array, first: Rated, second: Rated) -> Rated:
@@ -137,7 +105,7 @@ def _either(which: Array, first: Rated, second: Rated) -> Rated:
 
 def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     hw, model, par = system.hardware, system.model, system.parallel
-    kern, step = _kernels(system), system.calibration.step
+    kern, step = kernels_of(system), system.calibration.step
     att = model.attention
     tp = par.tp
     tokens = batch.prefill_tokens + batch.decode_seqs * batch.decode_width
@@ -148,18 +116,18 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     width = jnp.maximum(att.in_width / tp + replicated_kv_width(att, tp), 1.0)
     depth = att.in_params / jnp.maximum(att.in_width, 1.0)
     replicated = att.in_params_replicated / model.hidden
-    t_in = _gemm(kern.attention_gemm, hw, tokens, width, depth, wb, ab, 2.0)
-    t_rep = _gemm(kern.attention_gemm, hw, tokens, replicated, model.hidden, wb, ab, 2.0)
+    t_in = gemm(kern.attention_gemm, hw, tokens, width, depth, wb, ab, 2.0)
+    t_rep = gemm(kern.attention_gemm, hw, tokens, replicated, model.hidden, wb, ab, 2.0)
     has_in = att.in_params > 0
     t_in = jnp.where(has_in, t_in, 0.0) + t_rep
     elements_in = jnp.where(has_in, width * depth, 0.0) + att.in_params_replicated
     moved_in = jnp.where(has_in, width + depth, 0.0) + replicated + model.hidden * (replicated > 0)
     depth_out = att.out_params / model.hidden / tp
-    t_out = _gemm(kern.attention_gemm, hw, tokens, model.hidden, depth_out, wb, ab, 2.0)
+    t_out = gemm(kern.attention_gemm, hw, tokens, model.hidden, depth_out, wb, ab, 2.0)
 
     def linear(seconds: Array, elements: Array, moved: Array) -> Cost:
         """`moved`: elements read and written per token."""
-        return _cost(
+        return cost(
             products_scale(step, tokens) * jnp.sum(att.layers * seconds),
             jnp.sum(att.layers * 2.0 * tokens * elements),
             jnp.where(tokens > 0, jnp.sum(att.layers * (elements * wb + tokens * moved * ab)), 0.0),
@@ -237,12 +205,12 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     index_flops = 2.0 * att.index_heads * index_dim * past_pairs / squeeze
     scanned = batch.decode_seqs * batch.decode_context + (past + chunk) * seqs * (chunk > 0)
     index_bytes = scanned * index_dim * model.index_bytes / squeeze
-    gemm = kern.attention_gemm
+    products = kern.attention_gemm
     index_used = att.index_heads > 0
     t_index = jnp.where(
         index_used,
-        index_flops / (gemm.peak * gemm.coef.compute_efficiency)
-        + index_bytes / (hw.memory_bandwidth * gemm.coef.memory_efficiency)
+        index_flops / (products.peak * products.coef.compute_efficiency)
+        + index_bytes / (hw.memory_bandwidth * products.coef.memory_efficiency)
         + INDEX_LAUNCHES * kern.wide_gemm.coef.launch_s * (1.0 * (chunk > 0) + 1.0 * (batch.decode_seqs > 0)),
         0.0,
     )
@@ -266,37 +234,20 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     scale = step.attention_scale
     return {
         "attention_in": linear(t_in, elements_in, moved_in),
-        "attention_prefill": _cost(
+        "attention_prefill": cost(
             step.prefill_attention_scale * core(t_pre),
             core(prefill_flops),
             core(jnp.where(chunk > 0, prefill_bytes, 0.0)),
         ),
-        "attention_decode": _cost(scale * core(t_dec), core(decode_flops), core(decode_bytes)),
-        "attention_index": _cost(scale * total(t_index), total(index_flops), total(index_bytes)),
-        "recurrence": _cost(
+        "attention_decode": cost(scale * core(t_dec), core(decode_flops), core(decode_bytes)),
+        "attention_index": cost(scale * total(t_index), total(index_flops), total(index_bytes)),
+        "recurrence": cost(
             scale * total(recurrent * t_rec),
             total(recurrent * tokens * att.state_flops / tp),
             total(recurrent * touched_states),
         ),
         "attention_out": linear(t_out, att.out_params / tp, depth_out + model.hidden),
     }
-
-
-def busiest_rank(touched: Array, local: Array, ranks: Array, pairs: Array) -> Array:
-    """Experts with work on the rank that has most: mean + sqrt(2 ln n) of its standard deviation, for n ranks.
-
-    The number on a rank has about the variance T (1 - T / E_l) of T of E_l chosen at random; the largest of n normal
-    ones lies sqrt(2 ln n) deviations above the mean (H. Cramer, "Mathematical Methods of Statistics", 1946, 28.6).
-
-    Args:
-        touched: T, mean over the ranks.
-        local: E_l, experts of a rank.
-        pairs: tokens times top-k, the most there can be.
-    """
-    several = ranks > 1
-    deviations = jnp.where(several, jnp.sqrt(2.0 * jnp.log(jnp.where(several, ranks, 2.0))), 0.0)
-    above = deviations * jnp.sqrt(jnp.maximum(touched * (1.0 - touched / local), 1e-12))
-    return jnp.maximum(jnp.minimum(touched + above, jnp.minimum(local, pairs)), touched)
 
 
 #: Most tokens of an iteration for which vLLM captures a graph, and pads the ranks to the same batch
@@ -308,100 +259,9 @@ CAPTURED_TOKENS = 512.0
 INDEX_LAUNCHES = 6.0
 
 
-def _feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
-    hw, model, par = system.hardware, system.model, system.parallel
-    kern, step = _kernels(system), system.calibration.step
-    tokens = batch.prefill_tokens + batch.decode_seqs * batch.decode_width
-    ab = model.activation_bytes
-    ups = model.ffn_matrices - 1.0
-
-    def dense(layers: Array, ffn: Array) -> Cost:
-        share = ffn / par.tp
-        args = (model.ffn_weight_bytes, ab, 2.0)
-        up = _gemm(kern.ffn_gemm, hw, tokens, ups * share, model.hidden, *args)
-        down = _gemm(kern.ffn_gemm, hw, tokens, model.hidden, share, *args)
-        elements = model.ffn_matrices * model.hidden * share
-        return _cost(
-            products_scale(step, tokens) * layers * (up + down),
-            layers * 2.0 * tokens * elements,
-            layers
-            * jnp.where(
-                tokens > 0,
-                elements * model.ffn_weight_bytes
-                + tokens * (2.0 * model.hidden * (ffn > 0) + model.ffn_matrices * share) * ab,
-                0.0,
-            ),
-        )
-
-    everyone = tokens * par.dp  # the experts see the tokens of all attention-DP ranks
-    experts = jnp.maximum(model.experts, 1.0) + par.redundant
-    local = experts / par.ep
-    ffn = model.expert_ffn / par.moe_tp
-    imbalance = jnp.where(par.ep > 1, step.imbalance, 1.0)
-    top_k = jnp.maximum(model.top_k, 1e-9)
-    # tokens of one batch choose alike, so they touch fewer experts than independent ones would
-    unlike = jnp.expm1(step.routing_spread * jnp.log1p(everyone))
-    touched = k.experts_touched(unlike, experts, local, top_k)
-    busiest = busiest_rank(touched, local, par.ep, everyone * top_k)
-    t_moe = k.moe_time(
-        kern.moe.coef,
-        kern.moe.on(hw),
-        everyone,
-        experts,
-        local,
-        top_k,
-        model.expert_hidden,
-        ffn,
-        model.expert_weight_bytes,
-        ab,
-        None,
-        imbalance,
-        model.ffn_matrices,
-        busiest,
-    )
-    weights = model.ffn_matrices * model.expert_hidden * ffn
-    routed = everyone * top_k / par.ep
-    # a latent MoE projects every token into and out of `expert_hidden`, replicated over TP
-    latent = model.latent_params / jnp.maximum(model.moe_layers, 1.0)
-    t_latent = _gemm(
-        kern.ffn_gemm, hw, tokens, latent / model.hidden, model.hidden, model.ffn_weight_bytes, ab, 2.0
-    )
-    t_router = _gemm(kern.wide_gemm, hw, tokens, experts, model.hidden, 2.0, 2.0, 4.0)
-    has_moe = model.moe_layers > 0
-    moe_layers = jnp.where(has_moe, model.moe_layers, 0.0)
-    # engines feed the experts of attention-DP ranks by an exchange and run other grouped kernels on what arrives
-    expert_scale = step.expert_scale * jnp.where(par.dp > 1.0, step.exchanged_expert_scale, 1.0)
-    return {
-        "ffn_dense": dense(model.dense_layers, model.dense_ffn),
-        "ffn_shared": dense(moe_layers, model.shared_ffn),
-        "router": _cost(
-            step.compute_scale * moe_layers * (t_router + t_latent),
-            moe_layers * 2.0 * tokens * (experts * model.hidden + latent),
-            moe_layers
-            * jnp.where(
-                tokens > 0,
-                2.0 * experts * model.hidden
-                + latent * model.ffn_weight_bytes
-                + tokens * (2.0 * model.hidden + 4.0 * experts)
-                + tokens * (2.0 * model.hidden * (latent > 0) + latent / model.hidden) * ab,
-                0.0,
-            ),
-        ),
-        "experts": _cost(
-            expert_scale * products_scale(step, everyone) / step.compute_scale * moe_layers * t_moe,
-            moe_layers * 2.0 * routed * weights,
-            moe_layers
-            * (
-                touched * weights * model.expert_weight_bytes
-                + routed * (2.0 * model.expert_hidden + model.ffn_matrices * ffn) * ab
-            ),
-        ),
-    }
-
-
 def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     hw, model, par = system.hardware, system.model, system.parallel
-    kern, step = _kernels(system), system.calibration.step
+    kern, step = kernels_of(system), system.calibration.step
     tokens = batch.prefill_tokens + batch.decode_seqs * batch.decode_width
     layers = model.layers
     moe_layers = jnp.where(model.moe_layers > 0, model.moe_layers, 0.0)
@@ -443,18 +303,18 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
 
     rows = batch.decode_seqs * batch.decode_width + batch.emitting_prefills
     vocab = model.vocab / par.tp
-    head = _gemm(kern.wide_gemm, hw, rows, vocab, model.hidden, model.embedding_bytes, 2.0, 4.0)
+    head = gemm(kern.wide_gemm, hw, rows, vocab, model.hidden, model.embedding_bytes, 2.0, 4.0)
     gather_logits, logits_sent = group_all_gather(kern, hw, rows * model.vocab * 2.0, par.tp)
     visible = step.comm_scale * (1.0 - step.comm_overlap)
     return {
-        "elementwise": _cost(layers * elementwise, 0.0, layers * nbytes),
-        "all_reduce": _cost(visible * reduces * reduce_layer, sent=reduces * reduce_sent),
-        "expert_dispatch": _cost(
+        "elementwise": cost(layers * elementwise, 0.0, layers * nbytes),
+        "all_reduce": cost(visible * reduces * reduce_layer, sent=reduces * reduce_sent),
+        "expert_dispatch": cost(
             dispatch_layers * step.dispatch_scale * (1.0 - step.comm_overlap) * dispatch,
             sent=dispatch_layers * dispatch_sent,
         ),
-        "pipeline_send": _cost(sends * send, sent=sends * message / par.tp),
-        "lm_head": _cost(
+        "pipeline_send": cost(sends * send, sent=sends * message / par.tp),
+        "lm_head": cost(
             step.compute_scale * head + step.comm_scale * gather_logits,
             2.0 * rows * vocab * model.hidden,
             vocab * model.hidden * model.embedding_bytes * (rows > 0)
