@@ -59,6 +59,15 @@ def test_an_open_loop_at_the_closed_loop_s_rate_agrees_with_little() -> None:
     assert inside == pytest.approx(24.0, rel=0.02)
 
 
+@pytest.mark.parametrize("clients", [16, 32, 48, 64, 96])
+def test_little_holds_where_the_prefill_pool_is_nearly_always_busy(clients: int) -> None:
+    """The wait has a pole at full use: the load that balances is still found."""
+    work = make_workload(isl=8000, osl=64, concurrency=clients)
+    out = closed(*pools("llama3_1_8b"), transfer(), work, 1.0, 1.0)
+    assert float(out.prefill_utilization) > 0.9
+    assert float(out.decode.rate * out.decode.e2e) == pytest.approx(clients, rel=0.02)
+
+
 def test_more_prefill_replicas_relieve_the_prefill_pool() -> None:
     pair, work = pools("llama3_1_8b"), make_workload(isl=6000, osl=64, rate=2.0)
     busy = [float(opened(*pair, transfer(), work, 1.0, n).prefill_utilization) for n in (1.0, 2.0, 4.0)]

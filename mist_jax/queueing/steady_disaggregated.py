@@ -239,7 +239,8 @@ def _disaggregated(
         rate = rate_at(n, t[0])
         if clients is None:
             return rate - offered
-        return n * lanes + rate * ttft_at(rate)[0] - clients
+        # a reciprocal: near saturation of the prefill pool the wait has a pole, of which secants would fall short
+        return 1.0 - clients / (n * lanes + rate * ttft_at(rate)[0])
 
     n, at_limit, at_top, (_, step) = solve_load(times, in_full, others_of, excess, lane.limit)
     rate = rate_at(n, step.seconds)
