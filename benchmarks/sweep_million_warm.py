@@ -1,8 +1,9 @@
 """A steady-state sweep of 1,000,000 distinct deployments, warm, beside the same operations in NumPy.
 
-Model x chip x parallelism x concurrency x token budget x prompt length x answer length, all figures, float64. The
-baselines run a sample of the same points and are scaled: NumPy on 1,024 points, a batch that fits its cache, and one
-point at a time. The ten million run once: their program has been compiled by then, and a second run takes as long.
+Model x chip x parallelism x concurrency x token budget x prompt length x answer length, all figures, in float32 (good
+to about 1e-6 of a figure away from saturation: tests/test_sweep.py) and in float64. The baselines run a sample of the
+same points in float64 and are scaled: NumPy on 1,024 points, a batch that fits its cache, and one point at a time. The
+ten million run once, in float32: their program has been compiled by then, and a second run takes as long.
 """
 
 from __future__ import annotations
@@ -73,47 +74,48 @@ def numpy_rates() -> tuple[float, float]:
     return rates[0], rates[1]
 
 
+def million(dtype: Any) -> tuple[float, dict[str, float]]:
+    """(seconds for a million points, how many were evaluated and the most memory), the best of two warm sweeps."""
+    import mist_jax as mist
+
+    scenario, axes = scenario_and_axes(1_024_000)
+    mist.sweep(scenario, axes, dtype=dtype, progress=False)
+    times = []
+    for _ in range(2):
+        ds = None  # else the last million stays in memory beside the next
+        start = time.perf_counter()
+        ds = mist.sweep(scenario, axes, dtype=dtype, progress=False)
+        times.append(time.perf_counter() - start)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    details = {
+        "points": ds["status"].size,
+        "evaluated": int((ds["status"] == 0).sum()),
+        "peak_memory_gb": round(memory / 1e9, 2),
+    }
+    return min(times) * 1e6 / details["points"], details
+
+
 def measure() -> list[Measurement]:
     """Seconds for a million points, and the cost of a point from 1e4 to 1e7 points."""
     import mist_jax as mist
     from mist_jax.application import start_jax
 
     start_jax()
-    scenario, axes = scenario_and_axes(1_024_000)
-    mist.sweep(scenario, axes, progress=False)
-    times = []
-    for _ in range(2):
-        ds = None  # else the last million stays in memory beside the next
-        start = time.perf_counter()
-        ds = mist.sweep(scenario, axes, progress=False)
-        times.append(time.perf_counter() - start)
-    points = ds["status"].size
-    seconds = min(times) * 1e6 / points
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     batches, single = numpy_rates()
-    details = {
-        "points": points,
-        "evaluated": int((ds["status"] == 0).sum()),
-        "peak_memory_bytes": memory,
-        "one_at_a_time_ratio": 1e6 / single / seconds,
-    }
-    print(
-        f"peak memory {memory / 1e9:.2f} GB; {details['one_at_a_time_ratio']:.0f} x one point at a time",
-        flush=True,
-    )
-    baseline = 1e6 / batches
-    out = [
-        Measurement(
-            "sweep_million_warm", seconds, "s", baseline, "the same operations in NumPy, one core, from a sample",
-            baseline / seconds, details,
-        )
-    ]  # fmt: skip
+    out, baseline = [], 1e6 / batches
+    for name, dtype in (("sweep_million_warm", np.float32), ("sweep_million_warm_float64", np.float64)):
+        seconds, details = million(dtype)
+        details["one_at_a_time_ratio"] = 1e6 / single / seconds
+        what = "the same operations in NumPy, one core, from a sample"
+        out.append(Measurement(name, seconds, "s", baseline, what, baseline / seconds, details))
+        print(f"{name}: {details}", flush=True)
+    seconds = out[0].value
     for count in (10_000, 256_000, 10_240_000):
         scenario, axes = scenario_and_axes(count)
         if count < 1_000_000:  # a small sweep has a program of its own
-            mist.sweep(scenario, axes, variables=["ttft_s"], progress=False)
+            mist.sweep(scenario, axes, variables=["ttft_s"], dtype=np.float32, progress=False)
         start = time.perf_counter()
-        ds = mist.sweep(scenario, axes, variables=["ttft_s"], progress=False)
+        ds = mist.sweep(scenario, axes, variables=["ttft_s"], dtype=np.float32, progress=False)
         each = (time.perf_counter() - start) / ds["status"].size
         name = f"sweep_point_{count // 1000}k"
         out.append(
