@@ -108,7 +108,7 @@ def measure() -> list[Measurement]:
         details["one_at_a_time_ratio"] = 1e6 / single / seconds
         what = "the same operations in NumPy, one core, from a sample"
         out.append(Measurement(name, seconds, "s", baseline, what, baseline / seconds, details))
-        print(f"{name}: {details}", flush=True)
+        print(f"{name}: {seconds:.1f} s, {details}", flush=True)
     seconds = out[0].value
     for count in (10_000, 256_000, 10_240_000):
         scenario, axes = scenario_and_axes(count)
