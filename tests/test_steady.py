@@ -203,3 +203,25 @@ def test_vmap_equals_loop() -> None:
         for name in ("ttft", "tpot", "rate", "running", "breakdown", "power"):
             got = np.asarray(getattr(together, name))[i]
             np.testing.assert_allclose(got, getattr(alone, name), rtol=1e-8, atol=1e-15, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("apart", "isl_cv", "kept"), [(1.0, 0.0, True), (0.0, 0.0, False), (1.0, 0.5, False)]
+)
+def test_equal_prompts_keep_their_rounds_only_where_they_run_before_decodes(
+    apart: float, isl_cv: float, kept: bool
+) -> None:
+    system = make_system("llama3_1_8b")
+    system = replace(system, engine=replace(system.engine, separate_prefill=np.float64(apart)))
+    workload = replace(make_workload(concurrency=32, isl_cv=isl_cv), burst_share=np.float64(0.1))
+
+    def ttft(lockstep: float) -> float:
+        coefficients = replace(system.calibration.step, lockstep=np.float64(lockstep))
+        calibration = replace(system.calibration, step=coefficients)
+        return float(closed(replace(system, calibration=calibration), workload).ttft)
+
+    loose, locked = ttft(0.0), ttft(1.0)
+    if kept:
+        assert locked > 1.5 * loose
+    else:
+        assert locked == pytest.approx(loose, rel=1e-9)
