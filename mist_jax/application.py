@@ -135,7 +135,9 @@ def write(result: Any, out: Path, mapping: Mapping[str, Any]) -> None:
     """`result.nc` (unless `output.netcdf=false`), `summary.json` and `config.json` in the run folder."""
     out.mkdir(parents=True, exist_ok=True)
     if (mapping.get("output") or {}).get("netcdf", True):
-        result.to_netcdf(out / RESULT)
+        from mist_jax.io.netcdf import write_netcdf
+
+        write_netcdf(result, out / RESULT)
     (out / SUMMARY).write_text(json.dumps(summary(result), indent=2, sort_keys=True) + "\n")
     (out / "config.json").write_text(json.dumps(mapping, indent=2, default=str) + "\n")
 

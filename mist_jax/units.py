@@ -48,7 +48,7 @@ _USUAL = {
     "flops": {f"{p}{w}/s": f for p, f in _DECIMAL.items() for w in ("FLOP", "OP")},
     "bytes": {f"{p}B": f for p, f in _DECIMAL.items()} | {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
     "bandwidth": {f"{p}B/s": f for p, f in _DECIMAL.items()},
-    "time": {f"{p}s": f for p, f in _SMALL.items()},
+    "time": {f"{p}s": f for p, f in _SMALL.items()} | {"min": 60.0, "h": 3600.0},
     "power": {f"{p}W": f for p, f in _DECIMAL.items()},
     "frequency": {f"{p}Hz": f for p, f in _DECIMAL.items()},
     "energy": {f"{p}J": f for p, f in (_DECIMAL | _SMALL).items()},

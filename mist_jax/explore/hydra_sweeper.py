@@ -263,9 +263,10 @@ def write_jobs(table: JobTable, folder: Path) -> None:
 def report(dataset: Any, folder: Path, table: JobTable) -> Any:
     """Write `result.nc` and say where."""
     from mist_jax.explore.sweep import count_status
+    from mist_jax.io.netcdf import write_netcdf
     from mist_jax.report.sweep_tables import print_sweep
 
-    dataset.to_netcdf(folder / "result.nc")
+    write_netcdf(dataset, folder / "result.nc")
     print_sweep(dataset)
     counts = ", ".join(f"{n} {text}" for text, n in count_status(dataset).items())
     print(f"{len(table)} jobs in one batch: {counts}\nwritten to {folder}")

@@ -21,6 +21,7 @@ from mist_jax.explore.deployments import Structure, is_direct
 from mist_jax.explore.hydra_sweeper import CHOICES, JobTable, Swept
 from mist_jax.explore.plan import Plan
 from mist_jax.explore.sweep import _InMemory, labelled, run_boxes
+from mist_jax.io.netcdf import write_netcdf
 from mist_jax.schema import Scenario, parse_scenario
 from mist_jax.units import DIMENSIONS
 
@@ -97,7 +98,7 @@ def _load_writers() -> None:
     """Import what writes and prints the result: xarray looks for a dozen packages when it first writes a file."""
     importlib.import_module("mist_jax.report.sweep_tables")
     with tempfile.TemporaryDirectory() as folder:
-        xr.Dataset({"x": ("y", [0.0])}).to_netcdf(Path(folder) / "x.nc")
+        write_netcdf(xr.Dataset({"x": ("y", [0.0])}), Path(folder) / "x.nc")
 
 
 def _scenario(table: JobTable, choice: tuple[int, ...]) -> Scenario:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mist_jax.errors import ConfigError, nearest
+from mist_jax.io.netcdf import write_netcdf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,10 +68,6 @@ def load_export(path: str | Path) -> xr.Dataset:
         raise
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise ConfigError(f"{at}: not a result written by mist ({type(exc).__name__}: {exc})") from None
-
-
-def _write_netcdf(ds: xr.Dataset, path: Path) -> None:
-    ds.to_netcdf(path)
 
 
 def _read_netcdf(path: Path) -> xr.Dataset:
@@ -286,7 +283,7 @@ def _read_parquet(path: Path) -> xr.Dataset:
 
 
 FORMS: dict[str, tuple[Callable[[Any, Path], None], Callable[[Path], Any]]] = {
-    ".nc": (_write_netcdf, _read_netcdf),
+    ".nc": (write_netcdf, _read_netcdf),
     ".zarr": (_write_zarr, _read_zarr),
     ".csv": (_write_csv, _read_csv),
     ".parquet": (_write_parquet, _read_parquet),
