@@ -62,7 +62,8 @@ def numpy_rates() -> tuple[float, float]:
         deployment = build_deployment(scenario)
         kind, layout = kind_of(scenario), Layout(deployment)
         column = np.concatenate([np.ravel(x) for x in jax.tree.leaves(deployment)])
-        point = jax.vmap(block.point_function(kind, layout), in_axes=(1, 1))
+        each = jax.vmap(block.point_function(kind), in_axes=(-1, 1))
+        point = lambda columns, inner: each(layout.unflatten(columns), inner)  # noqa: E731
         rates = []
         for count in (NUMPY_POINTS, 1):
             inner = np.full((len(block.inner_paths(kind)), count), np.nan)

@@ -32,6 +32,10 @@ from mist_jax.queueing.root import Form, written_as
 KEEP_S = 30 * 86400.0
 
 
+#: Set when XLA starts to compile: seconds in which the interpreter is free for other work of the process.
+COMPILING = threading.Event()
+
+
 class Kept:
     """A function of pytrees of numbers that is compiled once for each structure of its arguments, and once for all
     processes. It cannot be differentiated or mapped over; `programs.compiled` can."""
@@ -75,6 +79,7 @@ class Kept:
         name = _digest(f"{_machine()} {self.quick} {lowered.as_text()}")
         program = _load(name, skeleton, values)
         if program is None:
+            COMPILING.set()
             with _not_cached_by_jax() as was_read:
                 program = lowered.compile()
             if was_read() or not _store(name, program):

@@ -214,9 +214,10 @@ class Layout:
         return self.place[slot.leaf] + slot.index, slot.scale
 
     def unflatten(self, column: Array) -> Deployment:
-        """A `Deployment` from one column (traced)."""
+        """A `Deployment` from one column [rows], or many from [rows, n], whose leaves end in n (traced)."""
+        many = column.shape[1:]
         leaves = [
-            column[a] if shape == () else column[a:b].reshape(shape)
+            column[a] if shape == () else column[a:b].reshape(*shape, *many)
             for a, b, shape in zip(self.starts[:-1], self.starts[1:], self.shapes, strict=True)
         ]
         return jax.tree.unflatten(self.tree, leaves)

@@ -22,6 +22,7 @@ from mist_jax.explore.hydra_sweeper import CHOICES, JobTable, Swept
 from mist_jax.explore.plan import Plan
 from mist_jax.explore.sweep import _InMemory, labelled, run_boxes
 from mist_jax.io.netcdf import write_netcdf
+from mist_jax.kept_programs import COMPILING
 from mist_jax.schema import Scenario, parse_scenario
 from mist_jax.units import DIMENSIONS
 
@@ -85,8 +86,11 @@ def run_jobs(table: JobTable) -> xr.Dataset:
     plan = JobsPlan(scenarios, tuple(axes[i] for i in direct))
     target = _InMemory(plan)
     with ThreadPoolExecutor(1) as beside:
-        beside.submit(_load_writers)  # while XLA compiles, which leaves the interpreter alone
-        run_boxes(plan, plan.boxes(), target, "threads", lambda _: None)
+        beside.submit(_load_writers)
+        try:
+            run_boxes(plan, plan.boxes(), target, "threads", lambda _: None)
+        finally:
+            COMPILING.set()  # everything was compiled before, or something failed
     sizes = [axes[i].size for i in (*listed, *direct)]
     order = np.argsort([*listed, *direct])
     data = {n: v.reshape(*sizes).transpose(order) for n, v in target.finish().items()}
@@ -95,7 +99,11 @@ def run_jobs(table: JobTable) -> xr.Dataset:
 
 
 def _load_writers() -> None:
-    """Import what writes and prints the result: xarray looks for a dozen packages when it first writes a file."""
+    """Import what writes and prints the result while XLA compiles, which leaves the interpreter alone.
+
+    xarray looks for a dozen packages when it first writes a file.
+    """
+    COMPILING.wait()
     importlib.import_module("mist_jax.report.sweep_tables")
     with tempfile.TemporaryDirectory() as folder:
         write_netcdf(xr.Dataset({"x": ("y", [0.0])}), Path(folder) / "x.nc")

@@ -86,8 +86,11 @@ def from_cache(hw: Hardware, nbytes: Array, speedup: Array, warm: Array) -> Arra
         nbytes: bytes read.
         speedup: s >= 1, rate of the cache over that of the memory for this kernel.
         warm: w, 1 = the operands are the same as in the call before (microbenchmarks), 0 = they are cold (one
-            pass through the layers of a model touches far more than any cache holds).
+            pass through the layers of a model touches far more than any cache holds). The number 0.0 itself, as in
+            all models, leaves the formula out of the program.
     """
+    if isinstance(warm, float) and warm == 0.0:
+        return 1.0
     has_cache = hw.cache_capacity > 0
     capacity = jnp.where(has_cache, hw.cache_capacity, 1.0)
     hits = jnp.where(has_cache, 1.0 / (1.0 + (nbytes / (CACHE_SHARE * capacity)) ** 4), 0.0)
