@@ -54,12 +54,16 @@ def _handler(mode: str) -> Callable[[dict[str, Any], Path], Any]:
 
 
 def start_jax() -> None:
-    """The application's JAX settings: double precision, and compiled programs kept between runs."""
+    """The application's JAX settings: double precision, compiled programs kept between runs, its warnings alone."""
+    import logging
+
     import jax
 
     from mist_jax.programs import keep_compiled
 
     jax.config.update("jax_enable_x64", True)
+    # a multirun logs from INFO up, where JAX says which kinds of device this machine does not have
+    logging.getLogger("jax").setLevel(logging.WARNING)
     keep_compiled()
 
 

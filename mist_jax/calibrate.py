@@ -251,7 +251,7 @@ def print_calibration(result: CalibrationResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mist_jax.report.tables import console
+    from mist_jax.report.fitting import console, print_table
 
     out = console()
     before_after = Table(box=None, pad_edge=False)
@@ -262,7 +262,7 @@ def print_calibration(result: CalibrationResult) -> None:
     for row in shown_rows(result):
         before_after.add_row(*row)
     out.print(Text("Before and after", style="bold"))
-    out.print(before_after)
+    print_table(out, before_after, drop=("before",))
     factors = Table(box=None, pad_edge=False)
     factors.add_column("coefficient")
     factors.add_column("factor, about", justify="right")
@@ -270,4 +270,4 @@ def print_calibration(result: CalibrationResult) -> None:
         factors.add_row(name, f"{factor:.2f}")
     out.print()
     out.print(Text("Coefficients that moved", style="bold"))
-    out.print(factors)
+    print_table(out, factors)

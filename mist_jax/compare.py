@@ -209,7 +209,8 @@ def print_comparison(scenario: Scenario, ds: xr.Dataset, to: Any = None) -> None
     from rich.table import Table
     from rich.text import Text
 
-    from mist_jax.report.tables import console, headline
+    from mist_jax.report.fitting import console, print_table
+    from mist_jax.report.tables import headline
 
     out = to or console()
     first, second = headline(scenario, ds)
@@ -222,11 +223,11 @@ def print_comparison(scenario: Scenario, ds: xr.Dataset, to: Any = None) -> None
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("quantity")
-    for name in ("measured", "predicted", "80 % interval", "predicted /\nmeasured"):
+    for name in ("measured", "predicted", "80 % interval", "predicted / measured"):
         table.add_column(name, justify="right")
     for row in comparison_rows(ds):
         table.add_row(*row)
-    out.print(table)
+    print_table(out, table, drop=("predicted / measured", "80 % interval"))
     out.print()
     out.print(Text("What might explain the difference", style="bold"))
     for text in ds.attrs["explanations"].splitlines():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from mist_jax.report.fitting import console
 from mist_jax.report.sweep_tables import ALL, ROWS, print_sweep, save_front, shown_points
-from mist_jax.report.tables import console
 
 
 def made(sizes, status=0):

@@ -24,6 +24,6 @@ def write_netcdf(ds: xr.Dataset, path: Path | str) -> None:
 def _scheduler_named() -> Any:
     if importlib.util.find_spec("dask") is None:
         return contextlib.nullcontext()
-    import dask
+    import dask.config
 
     return dask.config.set(scheduler="threads")

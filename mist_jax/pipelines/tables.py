@@ -9,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mist_jax.report import quantities as q
-from mist_jax.report.tables import console
+from mist_jax.report.fitting import console, print_table
 
+#: Columns of words.
+_WORDS = ("client", "bound by")
 #: Elasticities smaller than this are not worth a line.
 _SHOWN = 0.01
 
@@ -27,12 +29,13 @@ def print_stages(ds: xr.Dataset, to: Console | None = None) -> None:
     out = to or console()
     out.print()
     if "stage_p99_s" in ds:
-        out.print(_played(ds))
+        print_table(out, _played(ds), drop=("p90", "mean"))
         out.print(Text(ds.attrs["sharing"], style="dim"))
         return
-    out.print(_evaluated(ds))
+    print_table(out, _evaluated(ds), drop=("alone", "client", "runs", "J", "USD per 1k"))
     out.print(f"critical path: {ds.attrs['critical_path']}")
-    out.print(f"bottleneck: {ds.attrs['bottleneck']}")
+    stage, colon, what = ds.attrs["bottleneck"].partition(": ")
+    out.print(f"bottleneck: {stage}{colon}{q.words(what)}")
     for line in _gains(ds):
         out.print(line)
 
@@ -42,7 +45,7 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
     for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        table.add_column(name, justify="left" if i == 0 or name in _WORDS else "right")
     return table
 
 

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from mist_jax.errors import ConfigError
 from mist_jax.report import quantities as q
+from mist_jax.report.fitting import console, print_table
 from mist_jax.report.sweep_points import flatten, pareto_front, spread, tick_text
-from mist_jax.report.tables import _table, console
+from mist_jax.report.tables import _table
 
 #: Variables of the table → heads that leave room for the axes.
 COLUMNS = {
@@ -22,6 +23,8 @@ COLUMNS = {
     "output_tokens_per_s_per_chip": "tok/s/chip",
     "cost_per_million_output_tokens_usd": "$/1M tok",
 }
+#: Left out first where the terminal is narrow: a speed is 1/TPOT, and the axes say which point it is.
+LESS_NEEDED = ("tok/s/user", "$/1M tok", "tok/s/chip", "TTFT")
 #: The front trades these two.
 FRONT = ("tokens_per_s_per_user", "output_tokens_per_s_per_chip")
 #: Points up to which all are listed, and rows of a front.
@@ -67,17 +70,16 @@ def print_sweep(ds: xr.Dataset, to: Console | None = None) -> None:
     table = _table()
     for axis in axes:
         words = points[axis].dtype.kind in "UOT"
-        head = q.words(axis.rsplit(".", 1)[-1]).replace(" ", "\n")
-        table.add_column(head, justify="left" if words else "right", no_wrap=True)
+        table.add_column(q.words(axis.rsplit(".", 1)[-1]), justify="left" if words else "right")
     names = [n for n in COLUMNS if n in points]
     for name in names:
-        table.add_column(COLUMNS[name].replace("/", "/\n", 1), justify="right", no_wrap=True)
+        table.add_column(COLUMNS[name], justify="right")
     for i in range(points.sizes["point"]):
         at = points.isel(point=i)
         # the heads say the units of the rates
         cells = (q.number(at[n]) if "tokens_per_s" in n else q.show(n, at[n].item()) for n in names)
         table.add_row(*(tick_text(at[axis].item()) for axis in axes), *cells)
-    out.print(table)
+    print_table(out, table, drop=LESS_NEEDED)
 
 
 def save_front(ds: xr.Dataset, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Compact tables for the terminal, readable at 80 columns."""
+"""Compact tables for the terminal, readable at 80 columns and in narrower ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mist_jax.report import quantities as q
+from mist_jax.report.fitting import console, natural_width, print_table
 from mist_jax.schema import HardwareSpec, ParallelismSpec, Scenario
 
 #: What `print_evaluation` shows, pairs side by side.
@@ -39,11 +40,6 @@ _SHORTER = {
 }
 PERCENTILES = (50, 90, 95, 99)
 _BAR = 18
-
-
-def console(width: int | None = None) -> Console:
-    """A console that does not colour numbers on its own; as wide as the terminal, 80 where there is none."""
-    return Console(highlight=False, width=width)
 
 
 def headline(scenario: Scenario, ds: xr.Dataset) -> list[str]:
@@ -85,7 +81,7 @@ def print_evaluation(scenario: Scenario, ds: xr.Dataset, to: Console | None = No
     """
     out = to or console()
     _print_headline(out, scenario, ds)
-    out.print(_pairs(ds))
+    _print_pairs(out, ds)
     for line in interval_lines(ds):
         out.print(line)
     for line in slo_lines(scenario, ds):
@@ -96,7 +92,7 @@ def print_evaluation(scenario: Scenario, ds: xr.Dataset, to: Console | None = No
         out.print(Text(f"warning: {ds.attrs['warning']}", style="bold red"))
     if "breakdown_s" in ds and ds["breakdown_s"].ndim == 1:
         out.print()
-        out.print(_breakdown(ds["breakdown_s"], "part", "Mean iteration by operator"))
+        print_table(out, _breakdown(ds["breakdown_s"], "part", "Mean iteration by operator"), drop=("",))
     status = ds.attrs.get("status", "ok")
     if status != "ok":
         out.print(Text(f"status: {status}", style="bold red"))
@@ -120,14 +116,15 @@ def print_play(scenario: Scenario, ds: xr.Dataset, to: Console | None = None) ->
         table.add_column(name, justify="right")
     for name, values in percentile_rows(ds):
         table.add_row(q.title(name), *(q.duration(v) for v in values))
-    out.print(table)
+    print_table(out, table, drop=("p95", "p90", "mean"))
     if "stage_s" in ds:
         out.print()
         total = ds["stage_s"].sum("request") if "request" in ds["stage_s"].dims else ds["stage_s"]
         served = max(int(ds.attrs.get("served", ds.sizes.get("request", 1))), 1)
-        out.print(_breakdown(total / served, "stage", "Mean time of a request by stage", keep_order=True))
+        by_stage = _breakdown(total / served, "stage", "Mean time of a request by stage", keep_order=True)
+        print_table(out, by_stage, drop=("",))
     out.print()
-    out.print(_summary(scenario, ds))
+    print_table(out, _summary(scenario, ds))
 
 
 def percentile_rows(ds: xr.Dataset) -> list[tuple[str, list[float]]]:
@@ -220,17 +217,28 @@ def _table(**kwargs: Any) -> Table:
     )
 
 
-def _pairs(ds: xr.Dataset) -> Table:
-    table = _table(show_header=False)
-    for justify in ("left", "right", "left", "right"):
-        table.add_column(justify=justify, no_wrap=True)
+def _print_pairs(out: Console, ds: xr.Dataset) -> None:
+    """`EVALUATION_ROWS` in two pairs a line, in one where the terminal is narrow."""
+    rows: list[list[str]] = []
     for row in EVALUATION_ROWS:
         cells: list[str] = []
         for name in row:
             there = name in ds and ds[name].ndim == 0
             cells += [_SHORTER.get(name, q.title(name)), q.show(name, ds[name]) if there else q.MISSING]
         if any(name in ds for name in row):
-            table.add_row(*cells)
+            rows.append(cells)
+    table = _pair_table(rows)
+    if natural_width(table) > out.width:
+        table = _pair_table([r[i : i + 2] for i in (0, 2) for r in rows])
+    print_table(out, table)
+
+
+def _pair_table(rows: list[list[str]]) -> Table:
+    table = _table(show_header=False)
+    for i in range(len(rows[0])):
+        table.add_column(justify="right" if i % 2 else "left")
+    for cells in rows:
+        table.add_row(*cells)
     return table
 
 
