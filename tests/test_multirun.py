@@ -153,3 +153,20 @@ def test_options_composed_once_each_make_the_configs_that_hydra_composes(tmp_pat
             with open_dict(alone):
                 alone.pop("hydra", None)
             assert (folder / "configs" / f"{number}.yaml").read_text() == OmegaConf.to_yaml(alone), overrides
+
+
+def test_a_multirun_has_one_report_of_all_its_chips(tmp_path: Path) -> None:
+    options = [
+        "hardware=h100_sxm,l4",
+        "model=llama3_1_8b",
+        "parallelism=tp1",
+        "report=true",
+        "hydra.sweep.dir=out",
+    ]
+    done = _run(options, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "libtpu" not in done.stdout + done.stderr  # devices that are not there are no news
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for name in ("h100_sxm", "l4"):
+        chip = mist.load([f"hardware={name}"]).hardware
+        assert f"{chip.name}: Device memory" in page

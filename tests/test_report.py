@@ -181,6 +181,85 @@ def test_report_of_a_sweep_shows_the_front_and_what_failed(pages: dict[str, Page
     assert f"{q.number(best)} tok/s" in page.text
 
 
+def test_report_of_a_sweep_says_what_is_cheapest_within_the_objective(
+    scenario: mist.Scenario, pages: dict[str, Page]
+) -> None:
+    ds = sweep()
+    cost = ds.cost_per_million_output_tokens_usd.where((ds.ttft_s <= 2.0) & (ds.tpot_s <= 0.1))
+    i, j, k = np.unravel_index(int(np.nanargmin(cost.values)), cost.shape)
+    name = f"{ds.hardware.values[i]}, tp {ds.tp.values[j]}, concurrency {ds.concurrency.values[k]}"
+    assert f"The cheapest token with means within the objective: {name}" in " ".join(
+        pages["sweep"].text.split()
+    )
+    strict = mist.load(["slo=interactive", "slo.tpot=1us"])
+    assert "No deployment has means within" in read(html.render(strict, ds)).text
+    assert "72 deployments" in pages["sweep"].text
+
+
+def test_report_of_a_sweep_lists_every_chip_and_model_with_sources(scenario: mist.Scenario) -> None:
+    ds = sweep().isel(hardware=[0, 1], tp=[0, 1]).rename(tp="model")
+    ds = ds.assign_coords(hardware=["h100_sxm", "mi300x"], model=["llama3_1_8b", "qwen3_32b"])
+    page = read(html.render(scenario, ds))
+    for name in ("h100_sxm", "mi300x"):
+        chip = mist.load([f"hardware={name}"]).hardware
+        for what, value, source in hardware_rows(chip):
+            assert f"{chip.name}: {what}" in page.text
+            assert value in page.text
+            assert source in page.text
+    for name in ("llama3_1_8b", "qwen3_32b"):
+        assert str(mist.load([f"model={name}"]).model.source) in page.text
+    # the base's own model is not among the swept ones
+    assert str(scenario.model.source) not in page.text.split("Configuration")[0]
+    pools = mist.load(["prefill=pool"])
+    ds = ds.rename({"model": "hardware@prefill.hardware"})
+    ds = ds.assign_coords({"hardware@prefill.hardware": ["h200_sxm", "l40s"]})
+    text = read(html.render(pools, ds)).text
+    for chip in (
+        "NVIDIA H100 SXM5 80 GB",
+        "AMD Instinct MI300X 192 GB",
+        "NVIDIA H200 SXM5 141 GB",
+        "NVIDIA L40S",
+    ):
+        assert f"{chip}" in text, chip
+
+
+def test_report_of_a_pipeline_lists_stages_and_the_chips_of_its_clients() -> None:
+    from test_fitting import pipeline, played_pipeline
+
+    rag = mist.load(["pipeline=rag_rerank_guard"])
+    ds = evaluation().merge(pipeline()).assign_attrs(evaluation().attrs | pipeline().attrs)
+    text = read(html.render(rag, ds)).text
+    for expected in (
+        "Stages of the pipeline",
+        "check_question",
+        "guard",
+        "feed-forward",
+        "tokenize > generate",
+    ):
+        assert expected in text, expected
+    for client in ("encoder", "guard", "retrieval", "host"):
+        assert f"{client}: Device memory" in text
+    assert "guard: Model" in text
+    assert "The pipeline's engine is calibrated" in text
+    played = playback().drop_dims("stage").merge(played_pipeline().isel(request=0).expand_dims(request=200))
+    played = played.assign_attrs(playback().attrs | played_pipeline().attrs)
+    assert "no shared client" in read(html.render(rag, played)).text
+
+
+def test_captions_say_what_one_sees(scenario: mist.Scenario) -> None:
+    ds = playback()
+    captions = " ".join(caption for _, caption in html.pictures(scenario, "play", ds))
+    p50, p99 = (q.duration(np.nanpercentile(ds.ttft_s.where(np.isfinite(ds.ttft_s)), p)) for p in (50, 99))
+    assert f"TTFT {p50} and {p99}" in captions
+    share = float(ds.stage_s.sum("request").sel(stage="decode") / ds.stage_s.sum())
+    assert f"decode, {q.percent(share)}" in captions
+    # in flight: one more with each arrival, one less with each end
+    done = np.isfinite(ds.e2e_s.values)
+    begin, end = ds.arrival_s.values[done], (ds.arrival_s + ds.e2e_s).values[done]
+    most = max(int((begin <= t).sum() - (end <= t).sum()) for t in begin)
+    assert f"{most} at most" in captions
+
+
 def test_report_states_intervals_if_there_are_any(scenario: mist.Scenario) -> None:
     ds = evaluation()
     ds["ttft_s_low"], ds["ttft_s_high"] = ds.ttft_s * 0.8, ds.ttft_s * 1.3

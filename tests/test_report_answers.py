@@ -87,7 +87,7 @@ def test_report_of_a_search(scenario: mist.Scenario) -> None:
     page = read(html.render(scenario, found, asked))
     for expected in (
         "workload.rate: [1, 9]",
-        "ttft_s: <= 2",
+        "TTFT <= 2 s",
         "77 evaluations",
         "4.50",
         "6.21",
@@ -144,6 +144,8 @@ def test_report_of_a_calibration(scenario: mist.Scenario) -> None:
         "110 ms (+10.0 %)",
         "host_s",
         "2.00",
+        "were 50 % off in the mean",
+        "Peak rates, dense",
     ):
         assert expected in text, expected
     assert "layer_s" not in text

@@ -33,6 +33,14 @@ def scenario() -> mist.Scenario:
     return mist.load(["hardware=h100_sxm", "model=llama3_1_70b", "parallelism=tp8"])
 
 
+def handed_over() -> xr.Dataset:
+    """A played result of two pools: the name of a stage is long."""
+    ds = playback()
+    stages = xr.concat([ds.stage_s, ds.stage_s.isel(stage=[1])], dim="stage")
+    ds = ds.drop_dims("stage").assign(stage_s=(("request", "stage"), stages.values))
+    return ds.assign_coords(stage=["request", "queue", "prefill", "decode", "handover"])
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
     "breakdown": lambda: plots.plot_breakdown(evaluation()),
     "cdf": lambda: plots.plot_latency_cdf(playback(), slo=SLO),
@@ -41,6 +49,8 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "stages": lambda: plots.plot_stages(playback()),
     "stages of few": lambda: plots.plot_stages(playback(6)),
     "gantt": lambda: plots.plot_gantt(playback(), requests=[3, 5, 8]),
+    "stages of two pools": lambda: plots.plot_stages(handed_over()),
+    "gantt of two pools": lambda: plots.plot_gantt(handed_over()),
     "gantt of 30": lambda: plots.plot_gantt(playback(), requests=30, start=20),
     "pareto": lambda: plots.plot_pareto(sweep()),
     "pareto by hardware": lambda: plots.plot_pareto(sweep(), by="hardware"),
@@ -212,3 +222,23 @@ def test_convergence_never_rises() -> None:
 def test_what_cannot_be_drawn_is_said(draw: Callable[[], Figure], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         draw()
+
+
+def test_the_top_of_a_curve_and_the_slo_are_in_view() -> None:
+    ds = under_load()
+    for slo in (None, {"tpot_s": 0.05}):
+        fig = plots.plot_load(ds, slo=slo)
+        for ax, name in zip(fig.axes, ("ttft_s", "tpot_s"), strict=True):
+            highest = float(ds[name].max()) * 1e3
+            assert ax.get_ylim()[1] > 1.02 * highest
+    assert fig.axes[1].get_ylim()[1] > 50  # ms
+    assert "SLO" in {t.get_text() for t in fig.legends[0].get_texts()}
+
+
+def test_equal_values_of_a_heat_map_share_a_colour() -> None:
+    ds = sweep().isel(hardware=1)
+    ds["output_tokens_per_s_per_chip"] = xr.full_like(ds.tpot_s, 422.0) + 1e-3 * (ds.tp / 8)
+    mesh = plots.plot_heatmap(ds).axes[0].collections[0]
+    low, high = mesh.get_clim()
+    assert high - low == pytest.approx(42.2, rel=1e-3)
+    assert high == pytest.approx(422.001)

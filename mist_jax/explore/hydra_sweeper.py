@@ -261,12 +261,18 @@ def write_jobs(table: JobTable, folder: Path) -> None:
 
 
 def report(dataset: Any, folder: Path, table: JobTable) -> Any:
-    """Write `result.nc` and say where."""
+    """Write `result.nc`, `report.html` if asked, and say where."""
     from mist_jax.explore.sweep import count_status
     from mist_jax.io.netcdf import write_netcdf
     from mist_jax.report.sweep_tables import print_sweep
 
     write_netcdf(dataset, folder / "result.nc")
+    if any(config.get("report") for config in table.composed.values()):
+        from mist_jax.explore.multirun import scenarios_of
+        from mist_jax.report.html import write_report
+
+        variants = scenarios_of(table)
+        write_report(variants[0], dataset, folder / "report.html", variants=variants)
     print_sweep(dataset)
     counts = ", ".join(f"{n} {text}" for text, n in count_status(dataset).items())
     print(f"{len(table)} jobs in one batch: {counts}\nwritten to {folder}")

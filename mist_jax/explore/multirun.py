@@ -98,6 +98,11 @@ def run_jobs(table: JobTable) -> xr.Dataset:
     return labelled(plan, data)
 
 
+def scenarios_of(table: JobTable) -> list[Scenario]:
+    """The first job's scenario, and one with each further option of the swept groups."""
+    return [_scenario(table, choice) for choice in table.composed if np.count_nonzero(choice) <= 1]
+
+
 def _load_writers() -> None:
     """Import what writes and prints the result while XLA compiles, which leaves the interpreter alone.
 

@@ -36,7 +36,7 @@ def print_stages(ds: xr.Dataset, to: Console | None = None) -> None:
     out.print(f"critical path: {ds.attrs['critical_path']}")
     stage, colon, what = ds.attrs["bottleneck"].partition(": ")
     out.print(f"bottleneck: {stage}{colon}{q.words(what)}")
-    for line in _gains(ds):
+    for line in gains(ds):
         out.print(line)
 
 
@@ -65,22 +65,25 @@ def _played(ds: xr.Dataset) -> Table:
 def _evaluated(ds: xr.Dataset) -> Table:
     columns = ("stage", "client", "mean", "alone", "runs", "bound by", "J", "USD per 1k")
     table = _table(f"Pipeline {ds.attrs['pipeline']}, per request", columns)
-    for name in ds.stage.values:
-        row = ds.sel(stage=name)
-        table.add_row(
-            str(name),
-            str(row.stage_client.values),
-            q.duration(float(row.stage_s)),
-            q.duration(float(row.stage_alone_s)),
-            f"{float(row.stage_runs):.3g}",
-            q.words(str(row.stage_bound.values)),
-            f"{float(row.stage_energy_j):.3g}",
-            f"{1000 * float(row.stage_cost_usd):.3g}",
-        )
+    for cells in stage_rows(ds):
+        table.add_row(*cells)
     return table
 
 
-def _gains(ds: xr.Dataset) -> list[str]:
+def stage_rows(ds: xr.Dataset) -> list[list[str]]:
+    """Stage, client, mean, alone, runs a request, bound by, J, USD per 1,000 requests; of each stage in words."""
+    rows = []
+    for name in ds.stage.values:
+        row = ds.sel(stage=name)
+        cells = [str(name), str(row.stage_client.values)]
+        cells += [q.duration(float(row.stage_s)), q.duration(float(row.stage_alone_s))]
+        cells += [f"{float(row.stage_runs):.3g}", q.words(str(row.stage_bound.values))]
+        cells += [f"{float(row.stage_energy_j):.3g}", f"{1000 * float(row.stage_cost_usd):.3g}"]
+        rows.append(cells)
+    return rows
+
+
+def gains(ds: xr.Dataset) -> list[str]:
     """What 10 % more of each resource would take off the end-to-end latency, the largest first."""
     table = ds["elasticity"].values
     found = [

@@ -2,37 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import xarray as xr
 
 from mist_jax.report import quantities as q
-from mist_jax.schema import EngineSpec, HardwareSpec, Scenario
+from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec, Scenario
+
+S = TypeVar("S")
+Rows = list[tuple[str, str, str]]
 
 NOT_NAMED = "no source named"
 
 
-def assumption_rows(scenario: Scenario, ds: xr.Dataset) -> list[tuple[str, str, str]]:
-    """(what, taken as, source) of everything that the answer depends on most."""
-    pools = [("", scenario.hardware, scenario.engine)]
-    if scenario.prefill is not None:
-        pools = [("Decode: ", scenario.hardware, scenario.engine)]
-        pools.append(("Prefill: ", scenario.prefill.hardware, scenario.prefill.engine))
-    rows = []
-    for where, hardware, _ in pools:
-        rows += [(where + what, value, source) for what, value, source in hardware_rows(hardware)]
-    rows += _model_rows(scenario)
-    for where, _, engine in pools:
-        rows += [(where + what, value, source) for what, value, source in _engine_rows(engine)]
-    rows.append(
-        (
-            "Calibration",
-            str(scenario.calibration),
-            str(ds.attrs.get("calibration_label", "see the documentation")),
-        )
-    )
+def assumption_rows(
+    scenario: Scenario, ds: xr.Dataset, variants: Sequence[Scenario] = ()
+) -> list[tuple[str, str, str]]:
+    """(what, taken as, source) of everything that the answer depends on most.
+
+    Args:
+        scenario: what was asked.
+        ds: the result.
+        variants: of a sweep, scenarios with each of its chips, models and engines; those that occur twice are listed
+            once, under their names.
+    """
+    chips: dict[str, HardwareSpec] = {}
+    engines: dict[str, EngineSpec] = {}
+    models: dict[str, ModelSpec] = {}
+    if variants:
+        for s in variants:
+            for part in (s, s.prefill) if s.prefill is not None else (s,):
+                chips.setdefault(f"{part.hardware.name}: ", part.hardware)
+                engines.setdefault(f"{part.engine.name}: ", part.engine)
+            models.setdefault(f"{s.model.name}: ", s.model)
+    else:
+        chips[""], engines[""], models[""] = scenario.hardware, scenario.engine, scenario.model
+        if scenario.prefill is not None:
+            chips = {"Decode: ": scenario.hardware, "Prefill: ": scenario.prefill.hardware}
+            engines = {"Decode: ": scenario.engine, "Prefill: ": scenario.prefill.engine}
+        for name, client in _clients(scenario).items():
+            chips[f"{name}: "] = client.hardware
+            if client.llm is not None:
+                models[f"{name}: "], engines[f"{name}: "] = client.llm.model, client.llm.engine
+    rows = [*_under(_alone(chips), hardware_rows), *_under(_alone(models), _model_rows)]
+    rows += _under(_alone(engines), _engine_rows)
+    reach = str(ds.attrs.get("calibration_label", "see the validation page of the documentation"))
+    rows.append(("Calibration", str(scenario.calibration), reach))
     rows.append(("Random seed", str(scenario.seed), "configuration"))
     return rows
+
+
+def _clients(scenario: Scenario) -> dict[str, Any]:
+    """The clients of a pipeline besides its engine."""
+    if not scenario.pipeline.stages:
+        return {}
+    from mist_jax.pipelines.clients import MAIN, parse_clients
+
+    return {name: c for name, c in parse_clients(scenario).items() if name != MAIN}
+
+
+def _alone(named: dict[str, S]) -> dict[str, S]:
+    """A single one needs no name before each line."""
+    return dict(zip([""], named.values())) if len(named) == 1 else named
+
+
+def _under(named: dict[str, S], rows: Callable[[S], Rows]) -> Rows:
+    return [
+        (f"{name}{what}", value, source) for name, spec in named.items() for what, value, source in rows(spec)
+    ]
 
 
 def hardware_rows(hardware: HardwareSpec) -> list[tuple[str, str, str]]:
@@ -75,8 +113,7 @@ def _link(link: Any) -> str:
     return f"{text}, {domain:g} chips" if domain else text
 
 
-def _model_rows(scenario: Scenario) -> list[tuple[str, str, str]]:
-    model = scenario.model
+def _model_rows(model: ModelSpec) -> list[tuple[str, str, str]]:
     formats = [f"{n} {v}" for n in ("weights", "experts", "attention", "activations", "kv")
                if (v := getattr(model.precision, n))]  # fmt: skip
     source = model.source or model.config or NOT_NAMED

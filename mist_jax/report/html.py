@@ -1,11 +1,12 @@
 """One self-contained HTML report of a run: question, answer, uncertainty, pictures, breakdown, assumptions, config.
 
-The pieces are in `html_parts`, the reports of searches, recommendations and comparisons in `html_answers`.
+The pieces are in `html_parts`, what a sweep says in `html_sweep`, what a pipeline says in `html_pipeline`, the reports
+of searches, recommendations and comparisons in `html_answers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mist_jax.errors import ConfigError
 from mist_jax.report import quantities as q
-from mist_jax.report import style, tables
+from mist_jax.report import tables
 from mist_jax.report.html_parts import assumptions, bars, cards, configuration, figure, mark, page, table
 from mist_jax.schema import Scenario
 
@@ -32,7 +32,11 @@ PLAY_CARDS = (
 
 
 def write_report(
-    scenario: Scenario, result: Any, path: str | Path, mapping: Mapping[str, Any] | None = None
+    scenario: Scenario,
+    result: Any,
+    path: str | Path,
+    mapping: Mapping[str, Any] | None = None,
+    variants: Sequence[Scenario] | None = None,
 ) -> Path:
     """Write the HTML report of one run and return its path.
 
@@ -42,16 +46,22 @@ def write_report(
             `calibrate_from_run` give.
         path: where to write; the folder is made.
         mapping: the composed configuration to print (default: the one that the scenario came from).
+        variants: of a sweep, scenarios that hold its chips, models and engines (default: the options its axes name).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(scenario, result, mapping), encoding="utf-8")
+    path.write_text(render(scenario, result, mapping, variants), encoding="utf-8")
     return path
 
 
-def render(scenario: Scenario, result: Any, mapping: Mapping[str, Any] | None = None) -> str:
+def render(
+    scenario: Scenario,
+    result: Any,
+    mapping: Mapping[str, Any] | None = None,
+    variants: Sequence[Scenario] | None = None,
+) -> str:
     """The report as text; see `write_report`."""
-    from mist_jax.report import html_answers
+    from mist_jax.report import html_answers, html_pipeline, html_sweep
 
     if not isinstance(result, xr.Dataset):
         kinds = {
@@ -64,14 +74,20 @@ def render(scenario: Scenario, result: Any, mapping: Mapping[str, Any] | None = 
     if "quantity" in ds.dims:
         return html_answers.comparison(scenario, ds, mapping)
     kind = kind_of(ds)
-    first, second = tables.headline(scenario, ds)
+    sweep = kind == "sweep"
+    if sweep and variants is None:
+        variants = html_sweep.variants(scenario, ds)
+    first, second = html_sweep.headline(scenario, ds) if sweep else tables.headline(scenario, ds)
+    if "pipeline" in ds.attrs:
+        second = f"pipeline {ds.attrs['pipeline']}; {second}"
     sections = [
-        ("Question", _question(scenario, kind, ds)),
-        ("Answer", _answer(scenario, kind, ds)),
-        ("Uncertainty", uncertainty(kind, ds, scenario.calibration)),
+        ("Question", html_sweep.question(scenario, ds) if sweep else _question(scenario, kind, ds)),
+        ("Answer", html_sweep.answer(scenario, ds) if sweep else _answer(scenario, kind, ds)),
+        ("Uncertainty", uncertainty(kind, ds, scenario.calibration) + ("" if sweep else reach(scenario, ds))),
         ("Pictures", _pictures(scenario, kind, ds)),
+        ("Stages of the pipeline", html_pipeline.stages(ds)),
         ("Breakdown", breakdown(ds)),
-        ("Assumptions and their sources", assumptions(scenario, ds)),
+        ("Assumptions and their sources", assumptions(scenario, ds, variants or ())),
         ("Configuration", configuration(scenario, mapping)),
     ]
     return page(first, second, sections, _KINDS[kind])
@@ -106,30 +122,23 @@ def _question(scenario: Scenario, kind: str, ds: xr.Dataset) -> str:
     what = {
         "evaluate": f"What latency, throughput and cost does {serves} have in the steady state",
         "play": f"How does {serves} serve each request",
-        "sweep": f"Which deployment is best, starting from {serves},",
     }[kind]
+    if "pipeline" in ds.attrs:
+        what += f", as the engine of the pipeline <i>{escape(ds.attrs['pipeline'])}</i>,"
     lengths = f"mean lengths {q.number(work.isl)} tokens in and {q.number(work.osl)} out"
-    limits = ", ".join(f"{q.title(n)} at most {q.duration(v)}" for n, v in tables.slo_limits(scenario))
-    slo = (
-        f"Service level objective <i>{escape(scenario.slo.name)}</i>: {limits}."
-        if limits
-        else "No service level objective is set."
-    )
-    varied = ""
-    if kind == "sweep":
-        axes = ", ".join(
-            f"{escape(str(d))} ({n} values)"
-            for d, n in ds.sizes.items()
-            if d not in ("part", "share") and n > 1
-        )
-        varied = f"<p>Varied: {axes}.</p>"
     asked = traffic if kind == "play" else f"{traffic}, {lengths}"
-    return f"<p>{what} for {asked}?</p><p>{slo}</p>{varied}"
+    return f"<p>{what} for {asked}?</p>{objective(scenario)}"
+
+
+def objective(scenario: Scenario) -> str:
+    """The limits of the SLO as a sentence."""
+    limits = ", ".join(f"{q.title(n)} at most {q.duration(v)}" for n, v in tables.slo_limits(scenario))
+    if not limits:
+        return "<p>No service level objective is set.</p>"
+    return f"<p>Service level objective <i>{escape(scenario.slo.name)}</i>: {limits}.</p>"
 
 
 def _answer(scenario: Scenario, kind: str, ds: xr.Dataset) -> str:
-    if kind == "sweep":
-        return _best_points(ds)
     if kind == "evaluate":
         found = [(n, ds[n].item()) for n in EVALUATION_CARDS if n in ds and ds[n].ndim == 0]
         status = ds.attrs.get("status", "ok")
@@ -160,37 +169,6 @@ def _verdicts(scenario: Scenario, ds: xr.Dataset) -> Iterable[str]:
     yield '<p class="soft">Means of the steady state; mode=play gives the share of requests within the objective.</p>'
 
 
-def _best_points(ds: xr.Dataset) -> str:
-    from mist_jax.report.sweep_points import describe_point, flatten, pareto_front, usable
-
-    good = xr.broadcast(usable(ds), ds["tpot_s"])[0]
-    text = (
-        f"<p>{int(good.sum()):,} of {good.size:,} deployments are possible; the rest carry a status code.</p>"
-    )
-    names = ("tokens_per_s_per_user", "output_tokens_per_s_per_chip")
-    extra = [n for n in ("ttft_s", "tpot_s", "cost_per_million_output_tokens_usd") if n in ds]
-    if not set(names) <= set(ds.data_vars):
-        return text
-    try:
-        front = pareto_front(ds, *names)
-    except ConfigError:
-        return text
-    everything = flatten(ds, *names, *extra)
-    axes = [d for d in front.coords if d in ds.dims]
-    rows = []
-    for i in range(0, front.sizes["point"], max(front.sizes["point"] // 15, 1)):
-        point = front.isel(point=i)
-        same = (
-            np.all([everything[d].values == point[d].item() for d in axes], axis=0)
-            if axes
-            else np.array([True])
-        )
-        at = everything.isel(point=int(np.flatnonzero(same)[0]))
-        rows.append([describe_point(ds, point), *(q.show(n, at[n].item()) for n in (*names, *extra))])
-    head = ["Deployment on the Pareto front", *(q.title(n) for n in (*names, *extra))]
-    return text + table(head, rows)
-
-
 def uncertainty(kind: str, ds: xr.Dataset, calibration: str = "unknown") -> str:
     """The intervals that the dataset carries (`x_low`, `x_high`), or a plain statement that there are none."""
     name = escape(str(ds.attrs.get("calibration", calibration)))
@@ -218,13 +196,38 @@ def uncertainty(kind: str, ds: xr.Dataset, calibration: str = "unknown") -> str:
     return text
 
 
+def reach(scenario: Scenario, ds: xr.Dataset) -> str:
+    """How far the calibration reaches a result that carries no label, and its errors on what it had not seen."""
+    if "calibration_label" in ds.attrs:
+        return ""
+    from mist_jax.intervals import LEVEL, factors_of, label_of
+
+    label = label_of(scenario)
+    whose = "The pipeline's engine" if "pipeline" in ds.attrs else "The deployment"
+    text = f"<p>{whose} is {label}: {tables.REACH.get(label, '')}.</p>"
+    means = [float(np.nanmean(ds[n])) if n in ds else np.nan for n in ("ttft_s", "e2e_s")]
+    factors = factors_of(scenario, *means)
+    if not factors or not np.isfinite(means).all():
+        return text
+    ends = " and ".join(
+        f"{a:.2f} to {b:.2f} times the predicted {n.upper()}" for n, (a, b) in factors.items()
+    )
+    return (
+        f"{text}<p>Of benchmarks at a fixed concurrency that the calibration had not seen, {q.percent(LEVEL)} "
+        f"measured {ends} (means).</p>"
+    )
+
+
 def _end(name: str, value: float) -> str:
     return "does not keep up" if value == np.inf else q.show(name, value)
 
 
 def _closed_form(ds: xr.Dataset) -> str:
     """What the steady state's closed form misses beside a playback, and its warning."""
-    text = f"<p>{escape(tables.bridge_line(ds))}</p>" if "ttft_bridge_error" in ds else ""
+    text = ""
+    if "ttft_bridge_error" in ds:
+        line = tables.bridge_line(ds)
+        text = f"<p>{escape(line[:1].upper() + line[1:])}.</p>"
     if "warning" in ds.attrs:
         text += f'<p class="missed">{escape(str(ds.attrs["warning"]))}</p>'
     return text
@@ -236,67 +239,70 @@ def _pictures(scenario: Scenario, kind: str, ds: xr.Dataset) -> str:
 
 
 def pictures(scenario: Scenario, kind: str, ds: xr.Dataset) -> list[tuple[Any, str]]:
-    """(function that draws, caption) of the pictures of one kind of run."""
-    from mist_jax.report import plots
+    """(function that draws, caption) of the pictures of one kind of run; the captions say what one sees."""
+    from mist_jax.report import html_sweep, plots
 
     slo = dict(tables.slo_limits(scenario))
     if kind == "play":
         return [
-            (lambda: plots.plot_latency_cdf(ds, slo=slo), "Share of requests that are at least so quick."),
-            (lambda: plots.plot_timeline(ds), "Each dot is a request; below, how many are in the system."),
+            (lambda: plots.plot_latency_cdf(ds, slo=slo), _latency_caption(ds)),
+            (lambda: plots.plot_timeline(ds), _flight_caption(ds)),
             (
                 lambda: plots.plot_stages(ds),
-                "Mean time in each stage: all requests, the quicker half, the slowest tenth.",
+                "Mean time in each stage: all requests, the quicker half, the slowest tenth."
+                + _largest(ds, "stage_s", "stage", "The longest stage of all requests"),
             ),
             (lambda: plots.plot_gantt(ds), "The first requests, stage by stage."),
         ]
     if kind == "evaluate":
         return [
-            (lambda: plots.plot_breakdown(ds), "What the mean engine iteration is spent on."),
+            (
+                lambda: plots.plot_breakdown(ds),
+                "What the mean engine iteration is spent on."
+                + _largest(ds, "breakdown_s", "part", "Most of it"),
+            ),
             (
                 lambda: plots.plot_roofline(scenario, ds),
-                "How close each operator comes to the limits of the chip.",
+                "How close each operator comes to the limits of the chip: on the line it is as fast as memory or "
+                "arithmetic allow.",
             ),
         ]
-    return _sweep_pictures(ds, slo)
+    return html_sweep.pictures(ds, slo)
 
 
-def _sweep_pictures(ds: xr.Dataset, slo: dict[str, float]) -> list[tuple[Any, str]]:
-    """Pareto front of all points; load and heat map through the point of the highest throughput per chip."""
-    from mist_jax.report import plots
-    from mist_jax.report.sweep_points import text_of
+def _latency_caption(ds: xr.Dataset) -> str:
+    """Medians and 99th percentiles in words."""
+    texts = []
+    for name, values in tables.percentile_rows(ds):
+        p50, p99 = (q.duration(values[1 + tables.PERCENTILES.index(p)]) for p in (50, 99))
+        texts.append(f"{q.title(name)} {p50} and {p99}")
+    return f"Half of the requests, and 99 % of them, are within: {'; '.join(texts)}."
 
-    axes = [str(d) for d in ds["tpot_s"].dims if ds.sizes[d] > 1]
-    named = [d for d in axes if ds[d].dtype.kind in "UO" and ds.sizes[d] <= len(style.COLORS)]
-    by = named[0] if named else None
-    out: list[tuple[Any, str]] = [
-        (
-            lambda: plots.plot_pareto(ds, by=by),
-            "Speed of one user against throughput of one chip, all deployments.",
-        )
-    ]
-    try:
-        best = plots.pareto_front(ds).isel(point=0)
-    except ConfigError:
-        return out
 
-    def through(*kept: str) -> tuple[xr.Dataset, str]:
-        """The slice of the sweep through the best point along the axes that are kept, and what was fixed."""
-        fixed = {d: best[d].item() for d in axes if d not in kept}
-        return ds.sel(fixed), ", ".join(text_of(d, v) for d, v in fixed.items())
+def _flight_caption(ds: xr.Dataset) -> str:
+    """How many requests were in flight (Little's law gives the mean)."""
+    begin, long = ds["arrival_s"].values.astype(float), ds["e2e_s"].values.astype(float)
+    served = np.isfinite(long)
+    if not served.any():
+        return "Each dot is a request."
+    begin, long = begin[served], long[served]
+    end = begin + long
+    change = np.concatenate([np.ones(begin.size), -np.ones(end.size)])
+    most = np.cumsum(change[np.argsort(np.concatenate([begin, end]), kind="stable")]).max()
+    mean = long.sum() / max(float(end.max() - begin.min()), 1e-30)
+    return f"Each dot is a request. Below, those in the system: {q.number(mean)} in the mean, {most:.0f} at most."
 
-    try:
-        load = plots.load_axis(ds)
-        part, fixed = through(load)
-        caption = f"Latency under load{f' ({fixed})' if fixed else ''}."
-        out.append((lambda: plots.plot_load(part, load, slo=slo), caption))
-    except ConfigError:
-        pass
-    if len(axes) >= 2:
-        slab, rest = through(*axes[-2:])
-        caption = f"Throughput over two axes{f' ({rest})' if rest else ''}; hatched: not possible."
-        out.append((lambda: plots.plot_heatmap(slab, x=axes[-1], y=axes[-2]), caption))
-    return out
+
+def _largest(ds: xr.Dataset, name: str, dim: str, words: str) -> str:
+    """The longest part and its share, as a sentence."""
+    if name not in ds:
+        return ""
+    values = ds[name].mean([d for d in ds[name].dims if d != dim], skipna=True).fillna(0.0)
+    total = float(values.sum())
+    if not total > 0:
+        return ""
+    i = int(np.argmax(values.values))
+    return f" {words}: {q.words(str(values[dim].values[i]))}, {q.percent(float(values[i]) / total)}."
 
 
 def breakdown(ds: xr.Dataset) -> str:

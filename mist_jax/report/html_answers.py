@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -138,17 +139,19 @@ def search(scenario: Scenario, result: SearchResult, mapping: Mapping[str, Any] 
     from mist_jax.report.plots import plot_convergence
 
     section = dict((mapping or {}).get("search") or {})
-    objective = str(section.get("objective") or "the objective")
+    objective = _objective(section.get("objective"))
     question = f"<p>Which design is best in <i>{escape(objective)}</i>, starting from "
     question += f"{escape(tables.headline(scenario, xr.Dataset())[0])}?</p>"
     for name, intro in (("variables", "Varied"), ("choices", "Chosen among"), ("constraints", "Limits")):
         items = _flat(section.get(name) or {})
         if items:
-            question += f"<p>{intro}: {escape('; '.join(f'{k}: {v}' for k, v in items.items()))}.</p>"
+            # limits name figures, the others keys of the configuration
+            words = (_limit(k, v) if name == "constraints" else f"{k}: {v}" for k, v in items.items())
+            question += f"<p>{intro}: {escape('; '.join(words))}.</p>"
     convergence = figure(
         lambda: plot_convergence(result.history), "Best feasible design so far over the evaluations."
     )
-    rows = [[k, q.number(v) if isinstance(v, int | float) else str(v)] for k, v in result.best.items()]
+    rows = [[k, quantity(k, v)] for k, v in result.best.items()]
     if not result.feasible or result.scenario is None:
         tried = f"{result.evaluations:,} evaluations"
         answer = f'<p class="missed">No design within the bounds meets the limits ({tried}).</p>'
@@ -159,9 +162,10 @@ def search(scenario: Scenario, result: SearchResult, mapping: Mapping[str, Any] 
             ("Configuration", configuration(scenario, mapping)),
         ]
         return page(f"{scenario.model.name}: no design found", objective, sections, "a search over designs")
-    answer = f"<p>{escape(objective)}: <b>{q.number(result.objective)}</b> "
-    answer += f"after {result.evaluations:,} evaluations.</p>"
-    answer += table(["Key", "Value found (SI)"], rows)
+    name = section.get("objective")
+    value = q.show(name, result.objective) if name in q.SHOWN else q.number(result.objective)
+    answer = f"<p>{escape(objective)}: <b>{escape(value)}</b> after {result.evaluations:,} evaluations.</p>"
+    answer += table(["Key", "Value found"], rows)
     answer += "<h3>All figures of the design</h3>" + table(
         ["Figure", "Value"], [[q.title(n), q.show(n, v)] for n, v in result.figures.items()]
     )
@@ -182,6 +186,45 @@ def search(scenario: Scenario, result: SearchResult, mapping: Mapping[str, Any] 
     return page(f"Found: {first}", second, sections, "a search over designs")
 
 
+def _limit(name: str, text: Any) -> str:
+    """`ttft_s`, "<= 2.0" → "TTFT <= 2 s"."""
+    sign, _, value = str(text).strip().partition(" ")
+    try:
+        return f"{q.title(name)} {sign} {q.show(name, float(value))}"
+    except ValueError:
+        return f"{name} {text}"
+
+
+def _objective(objective: Any) -> str:
+    """The name of a figure, or a product of figures, in words."""
+    if isinstance(objective, Mapping):
+        powers = ((q.title(str(n)), float(w)) for n, w in objective.items())
+        return " times ".join(
+            n if w == 1 else f"1/{n}" if w == -1 else f"{n} to the power {w:g}" for n, w in powers
+        )
+    return q.title(str(objective)) if objective else "the objective"
+
+
+def quantity(path: str, value: Any) -> str:
+    """A value of the configuration in SI, with its unit: `hardware.memory.bandwidth`, 8e12 → "8 TB/s"."""
+    from mist_jax.explore.axes import _field
+    from mist_jax.units import DIMENSIONS
+
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    short = path.rsplit(".", 1)[-1]
+    if short in q.SHOWN:
+        return q.show(short, value)
+    # several keys that move together are separated by commas
+    field, _ = _field(path.split(",")[0])
+    dimension = field.metadata.get("dimension") if field is not None else None
+    if dimension is None:
+        return q.number(value)
+    if dimension == "time":
+        return q.duration(value)
+    return q.prefixed(value, DIMENSIONS[dimension][0].replace("byte", "B")).strip()
+
+
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in section.items():
@@ -198,9 +241,13 @@ def comparison(scenario: Scenario, ds: xr.Dataset, mapping: Mapping[str, Any] | 
     reasons = "".join(f"<li>{escape(t)}</li>" for t in str(ds.attrs["explanations"]).splitlines())
     drawn = figure(lambda: plot_comparison(ds), "Predicted over measured; at 1 they agree.")
     first, second = tables.headline(scenario, ds)
-    source = f"{ds.attrs['run']} ({ds.attrs['form']}); predicted: {ds.attrs['method']}"
+    source = f"{ds.attrs['run']} ({ds.attrs['form']})"
+    how = {"steady": "the steady state", "play": "a playback"}.get(ds.attrs["method"], ds.attrs["method"])
     sections: Sections = [
-        ("Question", f"<p>Does the description give what was measured in {escape(source)}?</p>"),
+        (
+            "Question",
+            f"<p>Does {escape(how)} of the description give what was measured in {escape(source)}?</p>",
+        ),
         (
             "Answer",
             table(["Quantity", "Measured", "Predicted", "80 % interval", "Ratio"], comparison_rows(ds)),
@@ -220,18 +267,34 @@ def calibration(scenario: Scenario, result: CalibrationResult, mapping: Mapping[
     rows = [list(row) for row in shown_rows(result)]
     table_of = table(["Run", "Quantity", "Measured", "Before", "After"], rows)
     factors = table(["Coefficient", "Factor, about"], [[n, f"{f:.2f}"] for n, f in moved(result)])
+    before, after = (_mean_error(v, result.measured) for v in (result.before, result.after))
+    said = (
+        f"<p>The predictions were {q.percent(before)} off in the mean and are {q.percent(after)} off now.</p>"
+    )
+    names = ", ".join(Path(s).name for s in result.sources)
     sections: Sections = [
-        (
-            "Question",
-            f"<p>Which coefficients make the prediction agree with {len(result.sources)} run(s)?</p>",
-        ),
-        ("Answer", table_of + "<h3>Coefficients that moved</h3>" + factors),
+        ("Question", f"<p>Which coefficients make the prediction agree with {escape(names)}?</p>"),
+        ("Answer", said + table_of + "<h3>Coefficients that moved</h3>" + factors),
         (
             "Uncertainty",
             "<p>The errors after are those of the runs that were fitted to; keep a run apart to see how the "
             "calibration does on what it has not seen.</p>",
         ),
+        ("Assumptions and their sources", assumptions(scenario, xr.Dataset())),
         ("Configuration", configuration(scenario, mapping)),
     ]
-    first, second = tables.headline(scenario, xr.Dataset())
-    return page(f"Calibrated: {first}", second, sections, "coefficients refitted to measured runs")
+    first, _ = tables.headline(scenario, xr.Dataset())
+    return page(f"Calibrated: {first}", f"From {names}", sections, "coefficients refitted to measured runs")
+
+
+def _mean_error(predicted: Sequence[Mapping[str, float]], measured: Sequence[Mapping[str, float]]) -> float:
+    """Mean of |predicted / measured - 1| over what was measured and is shown."""
+    from mist_jax.calibrate import NOISE
+
+    errors = [
+        abs(p[name] / m[name] - 1.0)
+        for p, m in zip(predicted, measured, strict=True)
+        for name in (*NOISE, "e2e_mean_s")
+        if math.isfinite(m.get(name, math.nan))
+    ]
+    return sum(errors) / max(len(errors), 1)

@@ -82,10 +82,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<div class=wide><table{kind}><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def assumptions(scenario: Scenario, ds: xr.Dataset) -> str:
+def assumptions(scenario: Scenario, ds: xr.Dataset, variants: Sequence[Scenario] = ()) -> str:
     rows = "".join(
         f'<tr><td class="k">{escape(a)}</td><td>{escape(b)}</td><td class="soft">{escape(c)}</td></tr>'
-        for a, b, c in assumption_rows(scenario, ds)
+        for a, b, c in assumption_rows(scenario, ds, variants)
     )
     return (
         '<table class="sources"><thead><tr><th>What</th><th>Taken as</th><th>Source</th></tr></thead>'

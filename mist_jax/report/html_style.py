@@ -26,7 +26,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 th.n { white-space: normal; }
 td.k { overflow-wrap: normal; }
 .bar { display: block; height: 10px; background: var(--blue); min-width: 1px; }
-td.b { width: 34%; min-width: 60px; vertical-align: middle; }
+td.b { width: 34%; min-width: 60px; padding-top: 11px; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 20px; }
 figure { margin: 0; break-inside: avoid; }
 figure img { width: 100%; max-width: 560px; height: auto; display: block; }
@@ -56,6 +56,7 @@ footer { margin-top: 40px; padding-top: 8px; border-top: 1px solid var(--line); 
   main { max-width: none; padding: 0; }
   h2, h3 { break-after: avoid; }
   tr, .card, table.bars { break-inside: avoid; }
+  .wide { overflow: visible; }
   .figures { grid-template-columns: 1fr 1fr; gap: 12px; }
   pre { white-space: pre-wrap; font-size: 7pt; columns: 2; }
   summary { display: none; }

@@ -60,6 +60,7 @@ def plot_load(
         limit = (slo or {}).get(name)
         if limit is not None and limit <= 3 * highest:
             ax.axhline(float(q.scaled(name, limit)), color=style.COLORS[3], linewidth=1.0, label="SLO")
+            ax.set_ylim(top=max(ax.get_ylim()[1], 1.08 * float(q.scaled(name, limit))))
         bad = _without_result(ds, x)
         if bad.any() and not bad.all():
             first = int(np.flatnonzero(bad)[0])
@@ -76,7 +77,7 @@ def plot_load(
     axes[-1, 0].set_xlabel(q.axis_label(x, ds[x].attrs.get("units", "")))
     axes[0, 0].set_title("Latency under load")
     handles, names = _all_handles(axes[:, 0])
-    fig.legend(handles, names, loc="outside lower left", ncols=3)
+    style.legend_below(fig, handles, names)
     return fig
 
 
@@ -132,8 +133,8 @@ def _load_panel(ax: Any, ds: xr.Dataset, name: str, x: str, by: str | None) -> f
         ax.yaxis.set_major_formatter(lambda v, _: q.number(v))
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.minorticks_off()
-    else:
-        ax.set_ylim(bottom=0)
+    elif highest > 0:
+        ax.set_ylim(0, 1.08 * float(q.scaled(name, highest)))
     return highest
 
 

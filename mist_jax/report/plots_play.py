@@ -80,7 +80,7 @@ def plot_latency_cdf(
     ax.set_xlabel("Latency (log scale)" + (", thin lines: SLO" if slo and any(slo.values()) else ""))
     ax.set_ylabel("Requests (%)")
     ax.set_title("Latency of the requests", pad=8)
-    fig.legend(loc="outside lower left", ncols=1)
+    style.legend_below(fig, most=1)
     return fig
 
 
@@ -170,7 +170,7 @@ def plot_stages(ds: xr.Dataset, *, along: str | None = None, width: float = styl
     if along is not None:
         ax.set_ylabel(q.axis_label(along, ds[along].attrs.get("units", "")))
     ax.set_title("Where the time goes")
-    fig.legend(loc="outside lower left", ncols=3 if dim == "stage" else 2)
+    style.legend_below(fig)
     return fig
 
 
@@ -236,5 +236,5 @@ def plot_gantt(
     ax.set_xlabel("Time since the first of these arrivals (s)")
     ax.set_ylabel("Request")
     ax.set_title("Requests by stage")
-    fig.legend(loc="outside lower left", ncols=3)
+    style.legend_below(fig)
     return fig

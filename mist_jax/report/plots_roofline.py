@@ -116,7 +116,7 @@ def plot_roofline(
         f"The operators shown take {q.percent(covered['prefill'])} of the prefill iteration's kernel time,\n"
         f"{q.percent(covered['decode'])} of the decode iteration's."
     )
-    fig.legend(loc="outside lower left", ncols=2, title=note, title_fontsize=8, alignment="left")
+    style.legend_below(fig, most=2, note=note)
     return fig
 
 

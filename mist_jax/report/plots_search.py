@@ -75,7 +75,7 @@ def plot_cache_curve(
     ax.set_ylabel(q.axis_label(y))
     ax.set_title("Cache size and hit rate")
     if others or limit is not None:
-        fig.legend(loc="outside lower left", ncols=2)
+        style.legend_below(fig, most=2)
     return fig
 
 
@@ -131,9 +131,11 @@ def plot_convergence(
     if finite.size and finite.min() > 0 and finite.max() > 50 * finite.min():
         ax.set_yscale("log")
     ax.set_xlabel("Evaluations (count)")
-    units = values.attrs.get("units", "")
-    name = q.title(str(values.attrs.get("long_name", y)))
-    ax.set_ylabel(f"{name[:1].upper()}{name[1:]}" + (f" ({units})" if units not in ("", "1") else ""))
+    name = str(values.attrs.get("long_name", y))
+    if name in q.SHOWN:
+        ax.yaxis.set_major_formatter(lambda v, _: q.number(float(q.scaled(name, v))))
+    label = q.axis_label(name, values.attrs.get("units", ""))
+    ax.set_ylabel(f"{label[:1].upper()}{label[1:]}")
     ax.set_title("Convergence of the search")
-    fig.legend(loc="outside lower left", ncols=3)
+    style.legend_below(fig)
     return fig

@@ -77,9 +77,7 @@ def plot_pareto(
             str(n), (fx[i], fy[i]), xytext=(4, 4), textcoords="offset points", fontsize=8, fontweight="bold"
         )
         lines.append(f"{n}: {describe_point(ds, front.isel(point=int(i)))}")
-    fig.legend(loc="outside upper left", ncols=2)
-    if lines:
-        fig.supxlabel("\n".join(lines), fontsize=8, x=0.02, ha="left", multialignment="left")
+    style.legend_below(fig, note="\n".join(lines))
     return fig
 
 
@@ -109,8 +107,14 @@ def plot_heatmap(
     shown = q.scaled(variable, values)
     rows, columns = shown.shape
     fig, ax = panels(width=width, height=min(1.6 + 0.34 * rows, 5.0))
+    low, high = _colour_range(shown)
     mesh = ax.pcolormesh(
-        np.arange(columns + 1), np.arange(rows + 1), np.ma.masked_invalid(shown), cmap=style.SEQUENTIAL
+        np.arange(columns + 1),
+        np.arange(rows + 1),
+        np.ma.masked_invalid(shown),
+        cmap=style.SEQUENTIAL,
+        vmin=low,
+        vmax=high,
     )
     ax.patch.set(hatch="////", edgecolor="#bbbbbb", facecolor="white")
     ax.grid(visible=False)
@@ -142,3 +146,12 @@ def plot_heatmap(
     ax.set_ylabel(q.axis_label(y, ds[y].attrs.get("units", "")))
     fig.colorbar(mesh, ax=ax, label=q.axis_label(variable, ds[variable].attrs.get("units", "")))
     return fig
+
+
+def _colour_range(shown: np.ndarray) -> tuple[float | None, float | None]:
+    """At least a tenth of the largest value wide, so that equal values do not look like the ends of a scale."""
+    if not np.isfinite(shown).any():
+        return None, None
+    low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+    short = 0.1 * max(abs(low), abs(high)) - (high - low)
+    return (low - short, high) if short > 0 else (low, high)

@@ -96,6 +96,22 @@ def panels(
     return fig, axes
 
 
+def legend_below(fig: _Figure, *args: Any, most: int = 3, note: str = "") -> None:
+    """A legend under the picture, in as many columns (at most `most`) as its width holds.
+
+    Args:
+        args: handles and labels; default: those of the axes.
+        note: text above the legend.
+    """
+    title: Any = {"title": note, "title_fontsize": 8, "alignment": "left"} if note else {}
+    renderer = FigureCanvasAgg(fig).get_renderer()
+    for columns in range(most, 0, -1):
+        legend = fig.legend(*args, loc="outside lower left", ncols=columns, **title)
+        if columns == 1 or legend.get_window_extent(renderer).width < fig.bbox.width:
+            return
+        legend.remove()
+
+
 def png(fig: _Figure, dpi: float = 160.0) -> bytes:
     """The figure as PNG."""
     buffer = BytesIO()
