@@ -225,3 +225,28 @@ def test_equal_prompts_keep_their_rounds_only_where_they_run_before_decodes(
         assert locked > 1.5 * loose
     else:
         assert locked == pytest.approx(loose, rel=1e-9)
+
+
+#: Programs of their own, traced only while the test below takes more steps.
+TO_THE_END = tuple(jax.jit(lambda s, w, f=f: f(s, w)) for f in (steady.open_loop, steady.closed_loop))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.98, 0.995])
+@pytest.mark.parametrize("family", [0, 1, 3, 4])
+def test_the_root_is_found_in_few_steps(monkeypatch, family: int, share: float) -> None:
+    """The steps that `solve_load` takes suffice: 25 change no figure by more than 1e-5, near saturation too."""
+    from mist_jax.queueing import root
+
+    model, parallel = FAMILIES[family]
+    system = make_system(model, **parallel)
+    capacity = float(opened(system, make_workload(isl=1500, osl=150, rate=1e9), 1.0).rate)
+    workload = make_workload(
+        isl=1500, osl=150, rate=share * capacity, concurrency=400 * share * lanes(system)
+    )
+    found = [opened(system, workload, 1.0), closed(system, workload, 1.0)]
+    monkeypatch.setattr(root, "POLISH", 25)
+    exact = [f(system, workload) for f in TO_THE_END]
+    for state, true in zip(found, exact, strict=True):
+        np.testing.assert_allclose(
+            [state.ttft, state.tpot, state.rate], [true.ttft, true.tpot, true.rate], rtol=1e-5
+        )

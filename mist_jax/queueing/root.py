@@ -17,7 +17,7 @@ import jax.numpy as jnp
 Array = Any
 
 #: Points at which the times are worked out before the root is bracketed, and bisections between them.
-NODES = 5
+NODES = 4
 BISECTIONS = 24
 #: Secant steps with exact times after the bisection.
 POLISH = 5
@@ -63,15 +63,20 @@ def solve_load(
 ) -> tuple[Array, Array, Array, tuple[Array, Any]]:
     """The n in (0, high] at which `excess(n, times)`, rising in n, is zero; `high` if it stays below.
 
-    `times` is worked out at `NODES` points and interpolated log-linearly for a bisection; `POLISH` secant steps with
-    the exact times, the first with the interpolated slope, remove the interpolation error. The gradient is that of
-    the root (implicit differentiation, `jax.lax.custom_root`), not of the iteration.
+    `times` is worked out at `NODES` points and interpolated linearly for a bisection; `POLISH` secant steps with the
+    exact times, the first with the interpolated slope, remove the interpolation error. The gradient is that of the
+    root (implicit differentiation, `jax.lax.custom_root`), not of the iteration.
+
+    Iterations are affine in the batch to a good part, t = a + b n, so a rate n / t has a reciprocal that is affine in
+    1/n: secants of 1 - wanted / reached over 1/n hit such a root at once, and a pole of a wait is no pole there.
+    Measured on 50,000 deployments (6 models, 6 chips, TP, loads, lengths) against 25 steps: rel. error of TTFT and TPOT
+    below 6e-6 in the open loop, all but 1 % of the points below 1e-14; below 4e-9 in the closed loop.
 
     Args:
         times: others → seconds [k], smooth and positive.
         whole: others → (the same seconds, whatever else is wanted at the root).
         others_of: n → the sequences that one of them sees besides itself.
-        excess: (n, seconds [k]) → surplus.
+        excess: (n, seconds [k]) → 1 - wanted / reached.
         high: largest n.
 
     Returns:
@@ -95,17 +100,16 @@ class _Search:
 
     def __init__(self, others_of: Any, excess: Any, high: Array) -> None:
         self.others_of, self.excess, self.high = others_of, excess, high
-        self.log_m = jnp.log1p(others_of(high)) * jnp.linspace(0.0, 1.0, NODES)
-        self.span = jnp.maximum(self.log_m[-1], 1e-12)
+        self.nodes = jnp.expm1(jnp.log1p(others_of(high)) * jnp.linspace(0.0, 1.0, NODES))
+        self.gaps = jnp.maximum(self.nodes[1:] - self.nodes[:-1], 1e-12)
 
-    def bracketed(self, log_nodes: Array) -> tuple[Array, ...]:
-        """(n, last n, last value, slope) before the first secant step, from the log times [NODES, k]."""
+    def bracketed(self, node_times: Array) -> tuple[Array, ...]:
+        """(n, last n, last value, slope) before the first secant step, from the times at the nodes [NODES, k]."""
 
         def interpolated(n: Array) -> Array:
-            position = jnp.clip(jnp.log1p(self.others_of(n)) / self.span * (NODES - 1), 0.0, NODES - 1)
-            # hat functions: a gather would not vectorize
-            weights = jnp.maximum(1.0 - jnp.abs(jnp.arange(NODES) - position), 0.0)
-            return self.excess(n, jnp.exp(weights @ log_nodes))
+            # a sum of ramps: a gather would not vectorize
+            ramps = jnp.clip((self.others_of(n) - self.nodes[:-1]) / self.gaps, 0.0, 1.0)
+            return self.excess(n, node_times[0] + ramps @ (node_times[1:] - node_times[:-1]))
 
         def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             a, b = bracket
@@ -116,37 +120,36 @@ class _Search:
         low = jnp.minimum(1e-4, 0.5 * self.high)
         a, b = jax.lax.fori_loop(0, BISECTIONS, halve, (low, self.high))
         n = jnp.sqrt(a * b)
-        h = 0.01 * n
-        slope = jnp.maximum((interpolated(n + h) - interpolated(n - h)) / (2.0 * h), 1e-30)
+        h = 0.01
+        slope = jnp.maximum((interpolated(n * (1 + h)) - interpolated(n * (1 - h))) / (2.0 * h / n), 1e-30)
         return n, n, jnp.zeros_like(n), slope
 
     def secant(self, state: tuple[Array, ...], value: Array) -> tuple[Array, ...]:
         """The state of `bracketed` after one step, `value` being that of its n."""
         n, last_n, last_f, slope = state
-        run = n - last_n
-        moved = jnp.abs(run) > 1e-9 * n
+        run = 1.0 / last_n - 1.0 / n
+        moved = jnp.abs(run) * n > 1e-9
         secant = (value - last_f) / jnp.where(moved, run, 1.0)
         # near saturation the curve is flat and bent: trust the secant, but only where it rises
         slope = jnp.where(moved & (secant > 0.05 * slope), secant, slope)
-        following = jnp.clip(n - value / slope, 0.5 * n, jnp.minimum(2.0 * n, self.high))
+        following = jnp.minimum(n / jnp.clip(1.0 + n * value / slope, 0.5, 2.0), self.high)
         return following, n, value, slope
 
     def implicit(self, times: Callable[[Array], Array]) -> tuple[Array, Array, Array]:
         """(n, whether it is at the limit, seconds at the limit), with the root's gradient."""
-        nodes = jax.vmap(times)(jnp.expm1(self.log_m))
-        log_nodes = jnp.log(nodes)
+        node_times = jax.vmap(times)(self.nodes)
 
         def exact(n: Array) -> Array:
             return self.excess(n, times(self.others_of(n)))
 
         def root(f: Callable[[Array], Array], _: Array) -> Array:
-            state = self.bracketed(log_nodes)
+            state = self.bracketed(node_times)
             return jax.lax.fori_loop(0, POLISH, lambda _, s: self.secant(s, f(s[0])), state)[0]
 
         n = jax.lax.custom_root(exact, self.high, root, lambda g, y: y / g(jnp.ones_like(y)))
         at_limit = jax.lax.stop_gradient(self._at_limit(n))
         # at the limit n follows the limit, not the root
-        return jnp.where(at_limit, self.high, n), at_limit, nodes[-1]
+        return jnp.where(at_limit, self.high, n), at_limit, node_times[-1]
 
     def _at_limit(self, n: Array) -> Array:
         return n >= self.high * (1.0 - 1e-6)
@@ -165,15 +168,15 @@ class _Search:
         stages = jnp.cumsum(jnp.asarray([NODES - 1, 1, POLISH, asides // 2, asides // 2]))
 
         def turn(i: Array, carry: Any) -> Any:
-            state, log_nodes, _ = carry
+            state, node_times, _ = carry
             here = numbers == i
-            node = jnp.expm1(jnp.sum(jnp.where(here, self.log_m, 0.0)))
+            node = jnp.sum(jnp.where(here, self.nodes, 0.0))
             visited, last_f = state[0], state[2]
             if forward:
                 side = jnp.where(i == stages[2], -ASIDE, 0.0) + jnp.where(i == stages[3], ASIDE, 0.0)
                 visited = visited * (1.0 + side)
             done = work(jnp.where(i < NODES, node, self.others_of(visited)))
-            log_nodes = jnp.where(here[:, None], jnp.log(done[0]), log_nodes)
+            node_times = jnp.where(here[:, None], done[0], node_times)
 
             def value() -> Array:
                 return self.excess(visited, done[0])
@@ -199,16 +202,16 @@ class _Search:
                 return (lambda: jax.lax.stop_gradient(step())) if forward else step
 
             idle = lambda: state  # noqa: E731
-            steps = [idle, fixed(lambda: self.bracketed(log_nodes)), fixed(stepped)]
+            steps = [idle, fixed(lambda: self.bracketed(node_times)), fixed(stepped)]
             steps += [below, above] if forward else []
             stage = jnp.searchsorted(stages[: len(steps)], i, side="right")
             state = jax.lax.switch(stage, [*steps, idle])
-            return state, log_nodes, done
+            return state, node_times, done
 
         empty = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(work, self.others_of(self.high))
         )
         start = (self.high, self.high, jnp.zeros_like(self.high), jnp.ones_like(self.high))
-        log_nodes = jnp.zeros((NODES, *empty[0].shape), empty[0].dtype)
-        state, log_nodes, done = jax.lax.fori_loop(0, turns + asides, turn, (start, log_nodes, empty))
-        return state[0], jnp.exp(log_nodes[-1]), done
+        node_times = jnp.zeros((NODES, *empty[0].shape), empty[0].dtype)
+        state, node_times, done = jax.lax.fori_loop(0, turns + asides, turn, (start, node_times, empty))
+        return state[0], node_times[-1], done

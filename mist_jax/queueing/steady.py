@@ -239,7 +239,7 @@ def closed_loop(
 
     def excess(n: Array, times: Array) -> Array:
         _, rate, ttft = _flow(lane, n, others_of(n), times, jnp.asarray(1.0))
-        return n + rate * ttft - clients
+        return 1.0 - clients / (n + rate * ttft)
 
     n, at_limit, _, whole = solve_load(
         lambda o: _times(lane, o), lambda o: _whole(lane, o), others_of, excess, lane.limit
@@ -293,7 +293,7 @@ def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> Stea
 
     def excess(n: Array, times: Array) -> Array:
         _, rate, _ = _flow(lane, n, others_of(n), times, residual)
-        return rate - offered
+        return 1.0 - offered / rate
 
     # beyond this batch the prompts that flow balance asks for exceed the token budget: prefill saturates first
     width = lane.width * (1.0 - lane.system.engine.separate_prefill)

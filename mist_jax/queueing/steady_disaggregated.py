@@ -238,8 +238,7 @@ def _disaggregated(
     def excess(n: Array, t: Array) -> Array:
         rate = rate_at(n, t[0])
         if clients is None:
-            return rate - offered
-        # a reciprocal: near saturation of the prefill pool the wait has a pole, of which secants would fall short
+            return 1.0 - offered / rate
         return 1.0 - clients / (n * lanes + rate * ttft_at(rate)[0])
 
     n, at_limit, at_top, (_, step) = solve_load(times, in_full, others_of, excess, lane.limit)
