@@ -229,14 +229,14 @@ TRACES = {
     "unknown name": ("azure_2023_conversatoin", "workload.trace", "did you mean 'azure_2023_conversation'"),
     "a folder": ("{}", "workload.trace", "requests.jsonl"),
     "empty": ("{empty.csv}", "empty.csv", "holds no requests"),
-    "blank": ("{blank.csv}", "blank.csv", "known format"),
+    "blank": ("{blank.csv}", "blank.csv", "is empty"),
     "text for tokens": ("{text.csv}", "text.csv", "request 1 of 1", "prompt_tokens"),
     "negative tokens": ("{negative.csv}", "negative.csv", "request 2 of 2", "prompt_tokens = -5"),
     "short row": ("{short.csv}", "short.csv", "request 1 of 1", "output_tokens"),
     "no time": ("{time.csv}", "time.csv", "request 1 of 1", "arrival_s"),
     "other columns": ("{columns.csv}", "columns.csv", "known format"),
     "broken line": ("{broken.jsonl}", "broken.jsonl", "line 1", "not JSON"),
-    "missing key": ("{keys.jsonl}", "keys.jsonl", "request 1 of 1", "output_tokens"),
+    "missing key": ("{keys.jsonl}", "keys.jsonl", "no output_tokens", "has timestamp, input_length"),
     "only requests beyond the context": ("{long.csv}", "none of the 1 requests", "too_long", "131072 tokens"),
 }
 

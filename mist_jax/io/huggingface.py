@@ -256,6 +256,15 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Architecture, C
     Not read: rotary scaling, dropout, tokenizer, generation settings. Draft layers are counted only.
     """
     config, name = _load(source)
+    try:
+        return _described(config, name)
+    except ConfigError as exc:
+        if isinstance(source, Mapping):
+            raise
+        raise ConfigError(f"model.config: {source}: {exc}") from None
+
+
+def _described(config: Mapping[str, Any], name: str) -> tuple[Architecture, CheckpointPrecision]:
     top = Keys(config)
     text = top.sub("text_config") if isinstance(config.get("text_config"), Mapping) else top
     kind = text.model_type or top.model_type

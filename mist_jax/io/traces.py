@@ -45,6 +45,20 @@ def _column(rows: list[dict[str, Any]], *names: str) -> Array:
     return np.array([next((_number(r[n]) for n in names if n in r), float("nan")) for r in rows])
 
 
+def _some_column(path: PathLike, rows: list[dict[str, Any]], *names: str) -> Array:
+    """`_column`; raises ValueError if no row has any of the names."""
+    if rows and not any(n in r for r in rows for n in names):
+        raise ValueError(
+            f"{path}: no {' or '.join(names)}; the first line has {', '.join(rows[0]) or 'nothing'}"
+        )
+    return _column(rows, *names)
+
+
+def _from_first(t: Array) -> Array:
+    """Times from the first known one on."""
+    return t - t[np.isfinite(t)].min() if np.isfinite(t).any() else t
+
+
 def _columns(path: PathLike, *names: str) -> dict[str, list[str]]:
     with open(path, newline="", encoding="utf-8-sig") as f:
         rows = csv.reader(f)
@@ -76,8 +90,7 @@ def read_azure(path: PathLike) -> Trace:
     c = _columns(path, "TIMESTAMP", "ContextTokens", "GeneratedTokens")
     t = np.array([_seconds(x) for x in c["TIMESTAMP"]])
     p, o = (np.array([_number(x) for x in c[n]]) for n in ("ContextTokens", "GeneratedTokens"))
-    start = np.nanmin(t) if np.isfinite(t).any() else 0.0
-    return Trace(t - start, p, o, name=Path(path).stem)
+    return Trace(_from_first(t), p, o, name=Path(path).stem)
 
 
 def read_burstgpt(path: PathLike, *, model: str | None = None, failures: bool = False) -> Trace:
@@ -94,8 +107,7 @@ def read_burstgpt(path: PathLike, *, model: str | None = None, failures: bool = 
     if model is not None:
         keep &= np.array(c["Model"]) == model
     t, p, o = t[keep], p[keep], o[keep]
-    start = np.nanmin(t) if np.isfinite(t).any() else 0.0
-    return Trace(t - start, p, o, name=Path(path).stem)
+    return Trace(_from_first(t), p, o, name=Path(path).stem)
 
 
 def read_mooncake(path: PathLike, unit_tokens: int = 512) -> Trace:
@@ -105,7 +117,7 @@ def read_mooncake(path: PathLike, unit_tokens: int = 512) -> Trace:
     offsets = np.concatenate([[0], np.cumsum([len(x) for x in ids])]).astype(np.int64)
     units = np.array([h for x in ids for h in x], dtype=np.int64)
     return Trace(
-        _column(rows, "timestamp") / 1e3, _column(rows, "input_length"), _column(rows, "output_length"),
+        _from_first(_column(rows, "timestamp") / 1e3), _column(rows, "input_length"), _column(rows, "output_length"),
         units=units, unit_offsets=offsets, unit_tokens=unit_tokens, name=Path(path).stem,
     )  # fmt: skip
 
@@ -128,8 +140,7 @@ def read_engine_run(folder: PathLike) -> Trace:
     measured = {"ttft_s": first - queued, "tpot_s": (last - first) / gaps}
     measured |= {"e2e_s": last - queued, "queue_s": begun - queued}
     ids = np.array([str(r.get("request_id", i)) for i, r in enumerate(rows)])
-    start = np.nanmin(queued) if queued.size else 0.0
-    return Trace(queued - start, p, o, request_id=ids, measured=measured, name=path.name)
+    return Trace(_from_first(queued), p, o, request_id=ids, measured=measured, name=path.name)
 
 
 def engine_run_settings(folder: PathLike) -> dict[str, Any]:
@@ -148,8 +159,13 @@ def read_benchmark(path: PathLike) -> Trace:
     text = Path(path).read_text(encoding="utf-8").strip()
     try:
         d = json.loads(text)
-    except json.JSONDecodeError:
-        d = json.loads(text.splitlines()[-1])
+    except json.JSONDecodeError as whole:
+        try:
+            d = json.loads(text.splitlines()[-1])
+        except (json.JSONDecodeError, IndexError):
+            raise ValueError(
+                f"{path}: not JSON (line {whole.lineno}: {whole.msg}); is it cut short?"
+            ) from None
     for name in ("input_lens", "output_lens"):
         if name not in d:
             how = "run the benchmark with --save-detailed (vLLM) or --output-details (SGLang)"
@@ -176,9 +192,10 @@ def read_jsonl(path: PathLike) -> Trace:
     input_toks | prompt_len; output_tokens | output_length | output_toks | output_len.
     """
     rows = _lines(path)
-    t = _column(rows, "arrival_s", "arrival_time", "timestamp", "start_time")
-    p = _column(rows, "prompt_tokens", "input_tokens", "input_length", "input_toks", "prompt_len")
-    o = _column(rows, "output_tokens", "output_length", "output_toks", "output_len")
+    t = _some_column(path, rows, "arrival_s", "arrival_time", "timestamp", "start_time")
+    prompt = ("prompt_tokens", "input_tokens", "input_length", "input_toks", "prompt_len")
+    p = _some_column(path, rows, *prompt)
+    o = _some_column(path, rows, "output_tokens", "output_length", "output_toks", "output_len")
     more: dict[str, Any] = {}
     names: dict[Any, int] = {}
     keys = [r.get("session_id", r.get("session")) for r in rows]
@@ -191,7 +208,7 @@ def read_jsonl(path: PathLike) -> Trace:
         more["unit_offsets"] = np.concatenate([[0], np.cumsum([len(x) for x in ids])]).astype(np.int64)
         more["units"] = np.array([h for x in ids for h in x], dtype=np.int64)
         more["unit_tokens"] = int(rows[0].get("block_tokens", 512))
-    return Trace(t - np.nanmin(t) if t.size else t, p, o, name=Path(path).stem, **more)
+    return Trace(_from_first(t), p, o, name=Path(path).stem, **more)
 
 
 def read_trace(path: PathLike) -> Trace:
@@ -203,8 +220,13 @@ def read_trace(path: PathLike) -> Trace:
     p = Path(path)
     if p.is_dir():
         return read_engine_run(p)
-    with open(p, encoding="utf-8-sig") as f:
-        head = f.readline()
+    if not p.stat().st_size:
+        raise ValueError(f"{p}: is empty")
+    try:
+        with open(p, encoding="utf-8-sig") as f:
+            head = f.readline()
+    except UnicodeDecodeError:
+        raise ValueError(f"{p}: is no text in UTF-8; is it compressed or binary?") from None
     if "ContextTokens" in head:
         return read_azure(p)
     if "Request tokens" in head:

@@ -242,7 +242,8 @@ def comparison(scenario: Scenario, ds: xr.Dataset, mapping: Mapping[str, Any] | 
     drawn = figure(lambda: plot_comparison(ds), "Predicted over measured; at 1 they agree.")
     first, second = tables.headline(scenario, ds)
     source = f"{ds.attrs['run']} ({ds.attrs['form']})"
-    how = {"steady": "the steady state", "play": "a playback"}.get(ds.attrs["method"], ds.attrs["method"])
+    method = str(ds.attrs["method"])
+    how = {"steady": "the steady state", "play": "a playback"}.get(method, method)
     sections: Sections = [
         (
             "Question",
