@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from mist_jax.errors import ConfigError
+from mist_jax.pytree import replace
 from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec, ParallelismSpec, PoolSpec, Scenario
+from mist_jax.system.calibration import Calibration
 from mist_jax.system.deployment import System, Transfer, Workload
 from mist_jax.system.engine import Engine
 from mist_jax.system.hardware import COMPUTE_PRECISIONS, Hardware
@@ -166,6 +168,7 @@ def build_engine(spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel) -
         activation_bytes_per_token=0.0,
         eager=0.0 if spec.cuda_graphs else 1.0,
         prefix_hit_rate=spec.prefix_hit_rate,
+        draft_tokens=spec.draft_tokens,
         kv_blocks=spec.num_gpu_blocks or 0.0,
         uneven_exchange=uneven_exchange(spec.name),
         query_tile=query_tile(spec.name, hardware.generation),
@@ -193,11 +196,21 @@ def build_system(
         model=model,
         parallel=parallel,
         engine=build_engine(part.engine, part.hardware, parallel),
-        calibration=load_calibration(
-            scenario.calibration, part.hardware, part.engine, scenario.model, part.parallelism.dp
+        calibration=with_acceptance(
+            load_calibration(
+                scenario.calibration, part.hardware, part.engine, scenario.model, part.parallelism.dp
+            ),
+            part.engine,
         ),
     )
     return as_float64(system)
+
+
+def with_acceptance(calibration: Calibration, spec: EngineSpec) -> Calibration:
+    """The calibration with the acceptance of drafts that the engine's description gives, if it gives one."""
+    given = {"acceptance": spec.acceptance, "acceptance_decay": spec.acceptance_decay}
+    given = {name: value for name, value in given.items() if value is not None}
+    return replace(calibration, step=replace(calibration.step, **given)) if given else calibration
 
 
 def as_float64(tree: Any) -> Any:

@@ -16,9 +16,11 @@ from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, TraceError
 from mist_jax.evaluate import describe, require_fit
 from mist_jax.programs import compiled
+from mist_jax.pytree import replace
 from mist_jax.queueing import metrics, playback
 from mist_jax.queueing import state as st
 from mist_jax.queueing.cache_curve import cache_curve
+from mist_jax.queueing.layout import token_counts
 from mist_jax.queueing.policies import policy
 from mist_jax.queueing.step_table import build_step_table
 from mist_jax.queueing.trace import Trace
@@ -77,6 +79,9 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
     with jax.enable_x64(True):
         clients, links, system, front = build_clients(scenario, trace)
     trace = _at_the_engine(trace, front, scenario.prefill is not None)
+    asked = trace
+    if float(system.engine.draft_tokens) > 0:
+        trace = in_verified_steps(trace, tokens_per_step(system))
     failures = failures_of(scenario, playback.expand(clients))
     try:
         played = playback.play(trace, clients, router_of(scenario), links=links, failures=failures)
@@ -89,7 +94,34 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
             f"workload: none of the {trace.size} requests can be served ({reasons}); the context of "
             f"{scenario.model.name} is {float(system.model.max_context):g} tokens"
         )
+    if trace is not asked:
+        for field, given in (("prompt", asked.prompt_tokens), ("output", asked.output_tokens)):
+            played.requests[field] = token_counts(given)[0]
     return to_dataset(scenario, played, system, front, text)
+
+
+def tokens_per_step(system: System) -> float:
+    """Tokens that a sequence gains in an iteration: 1, and with speculation the drafts that are accepted on top."""
+    from mist_jax.queueing.steady import tokens_per_iteration
+
+    step = system.calibration.step
+    return float(tokens_per_iteration(step.acceptance, step.acceptance_decay, system.engine.draft_tokens))
+
+
+def in_verified_steps(trace: Trace, gain: float) -> Trace:
+    """The trace of an engine that gains `gain` tokens a step: answers are counted in steps.
+
+    The playback adds one token of KV a step. The tokens that this leaves out of an answer are there for half of its
+    decoding on average: half of them count as cached tokens of the prompt from the start. Not where the trace names
+    prefixes, whose tokens are known by their place: there the KV of answers is understated.
+    """
+    steps = np.maximum(np.rint((trace.output_tokens - 1.0) / gain), 0.0) + 1.0
+    steps = np.where(trace.output_tokens > 0, steps, trace.output_tokens)
+    early = np.zeros_like(steps) if trace.units is not None else np.floor(0.5 * (trace.output_tokens - steps))
+    cached = 0.0 if trace.cached is None else trace.cached
+    return dataclasses.replace(
+        trace, output_tokens=steps, prompt_tokens=trace.prompt_tokens + early, cached=cached + early
+    )
 
 
 def router_of(scenario: Scenario) -> playback.Router:
@@ -424,14 +456,15 @@ def _energy(
         return {}
     rq = played.requests[served]
     busy_time = np.nansum(rq["finish"] - rq["first"])
-    steps = max(float(rq["output"].sum() - rq.size), 1.0)
+    steps = max(float(rq["output"].sum() - rq.size), 1.0) / tokens_per_step(system)
     engines = scenario.parallelism.replicas * scenario.parallelism.dp
     batch = max(busy_time / max(span, 1e-9) / engines, 1.0)
     context = float(np.average(rq["prompt"] + 0.5 * rq["output"], weights=np.maximum(rq["output"], 1)))
     with jax.enable_x64(True):
         program = _step_program()
         pre = program(system, prefill_batch(float(rq["prompt"].mean())))
-        dec = program(system, decode_batch(batch, context))
+        width = 1.0 + float(system.engine.draft_tokens)
+        dec = program(system, replace(decode_batch(batch, context), decode_width=width))
         per = [np.asarray(iteration_energy(system, s)) for s in (pre, dec)]
     dynamic = per[0][1:].sum() * rq.size + per[1][1:].sum() * steps / batch
     chips = build.chips(scenario.parallelism)

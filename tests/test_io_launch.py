@@ -72,6 +72,12 @@ def test_vllm_says_what_was_evaluated():
     assert command.replicas == 2
 
 
+def test_drafts_are_named_in_a_note():
+    plain, drafting = (launch_command(mist.load([f"engine.draft_tokens={k}"])).notes for k in (0, 3))
+    assert not any("drafts" in n for n in plain)
+    assert any("3 drafts" in n and "--speculative-config" in n for n in drafting)
+
+
 def test_sglang_counts_all_ranks_of_attention_dp():
     scenario = mist.load(["model=deepseek_v3", "hardware=h200_sxm", "parallelism=dp8_ep8", "engine=sglang"])
     command = launch_command(scenario)

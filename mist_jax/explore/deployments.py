@@ -121,7 +121,14 @@ def _chip(path: str, where: str) -> dict[str, Slot]:
 
 
 def _settings(path: str, where: str) -> dict[str, Slot]:
-    names = ("max_num_batched_tokens", "max_num_seqs", "block_size", "memory_utilization", "prefix_hit_rate")
+    names = (
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "block_size",
+        "memory_utilization",
+        "prefix_hit_rate",
+        "draft_tokens",
+    )
     out = {f"{path}.{n}": Slot(f"{where}.engine.{n}", inner=True) for n in names}
     out[f"{path}.reserve"] = Slot(f"{where}.engine.reserve_bytes", inner=True)
     return out

@@ -253,6 +253,12 @@ def _notes(scenario: Scenario, par: ParallelismSpec, eng: EngineSpec, role: str)
     )
     if role != "serve":
         out.append("a disaggregated deployment also needs a router that knows both pools")
+    if eng.draft_tokens:
+        flag = "--speculative-config" if eng.name == "vllm" else "--speculative-algorithm and its companions"
+        out.append(
+            f"{eng.draft_tokens:g} drafts a step: name the method and the draft model with {flag}; measure the "
+            "acceptance on your own text and set engine.acceptance"
+        )
     if eng.policy != "vllm":
         out.append(f"engine.policy={eng.policy} has no flag: the engine schedules in its own way")
     return tuple(out)

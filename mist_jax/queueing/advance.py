@@ -9,7 +9,7 @@ from mist_jax.queueing.kernel import kernel
 from mist_jax.queueing.prefix_cache import release_blocks, take_blocks
 from mist_jax.queueing.queues import run_remove, timer_push
 from mist_jax.queueing.residence import computed_now, join_decode, leave_decode, log_segment
-from mist_jax.queueing.schedule import begin_step
+from mist_jax.queueing.schedule import begin_step, step_tokens
 from mist_jax.queueing.state import (
     BLOCKED,
     DONE,
@@ -216,7 +216,7 @@ def advance_together(S, first, t):
         if clients(S)[c].busy:
             return
     longest = 0.0
-    tokens = 0
+    tokens = 0.0
     for c in range(first, first + n):
         k = clients(S)[c]
         if k.alive and k.running + k.waiting > 0:
@@ -224,8 +224,8 @@ def advance_together(S, first, t):
             if duration > 0.0:
                 k.busy = 1
                 k.start = t
-                own = k.step_prefill + k.step_decodes
-                longest = max(longest, duration - experts_time(S, table, np.float64(own)))
+                own = step_tokens(S, c)
+                longest = max(longest, duration - experts_time(S, table, own))
                 tokens += own
     if tokens > 0:
         end = _end_of(S, first, t, longest + experts_time(S, table, tokens / n))
@@ -254,7 +254,7 @@ def advance(S, c, t, horizon):
     n = np.int64(k.step_decodes)
     mask = ring(S).shape[1] - 1
     grows = k.reserve != RESERVE_ALL
-    base = tokens_time(S, k.table, np.float64(n))
+    base = tokens_time(S, k.table, step_tokens(S, c))
     base += seqs_time(S, k.table, np.float64(n))
     mean = k.context / n
     value, slope, edge = decode_line(S, k.table, np.float64(n), mean)

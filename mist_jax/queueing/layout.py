@@ -16,7 +16,7 @@ Array = np.ndarray
 I4 = np.iinfo(np.int32).max
 
 
-def _tokens(x: Array) -> tuple[Array, Array]:
+def token_counts(x: Array) -> tuple[Array, Array]:
     """Lengths as int32 with 0 for what is no length, and which those were."""
     v = np.asarray(x, dtype=np.float64)
     bad = ~np.isfinite(v) | (v < 0) | (v != np.floor(v)) | (v > I4 // 4)
@@ -48,8 +48,8 @@ def _blank() -> Array:
 def request_records(trace: Trace, stations: set[int]) -> tuple[Array, Array]:
     """Records of the requests, with what is not a request marked INVALID, and the requests by arrival."""
     rq = np.repeat(_blank(), trace.size)  # one copy of memory; field by field is as slow as the playback
-    prompt, bad_p = _tokens(trace.prompt_tokens)
-    output, bad_o = _tokens(trace.output_tokens)
+    prompt, bad_p = token_counts(trace.prompt_tokens)
+    output, bad_o = token_counts(trace.output_tokens)
     arrival = np.asarray(trace.arrival_s, dtype=np.float64)
     bad_t = ~np.isfinite(arrival) | (arrival < 0)
     rq["prompt"], rq["output"] = prompt, output
@@ -65,7 +65,7 @@ def request_records(trace: Trace, stations: set[int]) -> tuple[Array, Array]:
         if given is not None:
             rq[field] = given
     if trace.cached is not None:
-        rq["cached"] = np.clip(_tokens(trace.cached)[0], 0, np.maximum(prompt - 1, 0))
+        rq["cached"] = np.clip(token_counts(trace.cached)[0], 0, np.maximum(prompt - 1, 0))
     if trace.delay_s is not None and not np.all(np.isfinite(rq["delay"]) & (rq["delay"] >= 0)):
         raise ValueError("Trace.delay_s holds negative or non-finite think times")
     # A request whose arrival is no time is dealt with at the start.

@@ -314,6 +314,13 @@ def begin_step(S, c, t):
 
 
 @kernel
+def step_tokens(S, c):
+    """Tokens of the chosen batch, those that verify drafts included."""
+    k = clients(S)[c]
+    return k.step_prefill + tables(S)[k.table].decode_width * k.step_decodes
+
+
+@kernel
 def step_duration(S, c, context):
     """Seconds that the chosen batch takes."""
     k = clients(S)[c]
@@ -325,7 +332,7 @@ def step_duration(S, c, context):
         pre += prefill_time(S, k.table, np.float64(n), np.float64(q.computed))
         if q.computed + n == q.target:
             emitting += 1
-    out = tokens_time(S, k.table, np.float64(k.step_prefill + k.step_decodes))
+    out = tokens_time(S, k.table, step_tokens(S, c))
     out += seqs_time(S, k.table, np.float64(emitting))
     out += pre
     if k.chunks > 0:

@@ -49,7 +49,7 @@ TIERS = 4  # cache tiers below HBM that a client may name
 
 TABLE = np.dtype(
     [("grid", "i8", (6,)), ("size", "i8", (6,)), ("lut", "i8", (6,)), ("value", "i8", (6,)),
-    ("prefill_floor", "f8")], align=True,
+    ("prefill_floor", "f8"), ("decode_width", "f8")], align=True,
 )  # fmt: skip
 
 REQUEST = np.dtype(

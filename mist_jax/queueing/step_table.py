@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mist_jax.physics.operators import operator_costs
-from mist_jax.physics.step import token_terms
+from mist_jax.physics.step import host_seconds, token_terms
 from mist_jax.programs import compiled
+from mist_jax.pytree import replace
 from mist_jax.queueing.table import StepTable, octave_grid
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System
@@ -37,8 +38,12 @@ def _batch(
     return np.stack([c.ravel() for c in columns], axis=1)
 
 
-def _terms(system: System, point: Array) -> Array:
-    """[4] seconds of one batch: token terms, experts in them, terms of emitting sequences, attention."""
+def _terms(drafting: bool, system: System, point: Array) -> Array:
+    """[4] seconds of one batch: token terms, experts in them, terms of emitting sequences, attention.
+
+    With `drafting`, the last holds what speculation adds to decoding sequences beside their tokens: attention of the
+    drafts to verify and their rows of the LM head, drafting, and the host between the two.
+    """
     prefill, past, decode, context, emit = point
     batch = Batch(
         prefill_tokens=prefill,
@@ -48,25 +53,35 @@ def _terms(system: System, point: Array) -> Array:
         decode_context=context,
         emitting_prefills=emit,
     )
-    costs = operator_costs(system, batch)
+    plain = replace(system, engine=replace(system.engine, draft_tokens=0.0)) if drafting else system
+    costs = operator_costs(plain, batch)
 
-    def total(names: tuple[str, ...]) -> Array:
+    def total(names: tuple[str, ...], costs: Any = costs) -> Array:
         return sum((costs[name].seconds for name in names), start=jnp.asarray(0.0))
 
+    attention = total(_ATTENTION)
+    if drafting:
+        batch_of_drafts = replace(batch, decode_width=1.0 + system.engine.draft_tokens)
+        wide = operator_costs(system, batch_of_drafts)
+        attention = total((*_ATTENTION, "lm_head", "draft"), wide) - costs["lm_head"].seconds
+        attention += host_seconds(system, batch) - host_seconds(plain, batch)
     head = costs["lm_head"].seconds + system.calibration.step.host_per_seq_s * emit
-    return jnp.stack([token_terms(system, batch), total(_EXPERTS), head, total(_ATTENTION)])
+    return jnp.stack([token_terms(plain, batch), total(_EXPERTS), head, attention])
 
 
-@lru_cache(maxsize=1)
-def _program() -> Any:
-    return compiled(jax.vmap(_terms, (None, 0)))
+@lru_cache(maxsize=2)
+def _program(drafting: bool) -> Any:
+    return compiled(jax.vmap(partial(_terms, drafting), (None, 0)))
 
 
 def _fill(system: System, parts: list[Array]) -> list[Array]:
     """[points, 4] terms of each part's batches, in one call."""
     points = np.concatenate(parts)
     missing = -points.shape[0] % _POINTS
-    out = np.asarray(_program()(system, np.concatenate([points, np.repeat(points[-1:], missing, axis=0)])))
+    drafting = float(system.engine.draft_tokens) > 0
+    out = np.asarray(
+        _program(drafting)(system, np.concatenate([points, np.repeat(points[-1:], missing, axis=0)]))
+    )
     return np.split(out[: points.shape[0]], np.cumsum([p.shape[0] for p in parts])[:-1])
 
 
@@ -88,7 +103,8 @@ def build_step_table(
     """
     eng = system.engine
     seqs = int(max_seqs or float(eng.max_num_seqs))
-    tokens = int(max_tokens or max(float(eng.max_num_batched_tokens), seqs))
+    width = 1.0 + float(eng.draft_tokens)
+    tokens = int(max(max_tokens or float(eng.max_num_batched_tokens), seqs * width))
     context = int(max_context or min(float(system.model.max_context), 2.0**20))
     n = octave_grid(1, max(tokens, 2))
     s = octave_grid(1, max(seqs, 2))
@@ -124,5 +140,6 @@ def build_step_table(
         experts_s=by_tokens[:, 1],
         overhead_s=float(system.calibration.step.host_s),
         prefill_floor_s=floor + float(system.calibration.step.prefill_host_s),
+        decode_width=width,
         pp=int(float(system.parallel.pp)),
     )

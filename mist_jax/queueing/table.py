@@ -63,6 +63,7 @@ class StepTable:
         experts_s: (n,) the part of `tokens_s` in routed experts and their exchange, which attention-DP ranks that step
             together share: it follows the mean of their tokens. None: nothing.
         prefill_floor_s: seconds added once to an iteration that holds at least one prefill chunk.
+        decode_width: tokens of an iteration for each sequence that decodes: 1, with speculation also the drafts.
         pp: pipeline stages; the playback runs a table with pp > 1 as pp virtual engines (see `playback`), whose
             times are those of a micro-batch through all stages.
     """
@@ -81,6 +82,7 @@ class StepTable:
     prefill_floor_s: float = 0.0
     experts_s: Array | None = None
     mixed_s: Array | None = None
+    decode_width: float = 1.0
     pp: int = 1
     name: str = field(default="table", compare=False)
 
@@ -173,7 +175,8 @@ class StepTable:
     ) -> float:
         """Duration (s) of one iteration: `chunks` = (tokens, past) each, `decodes` at mean `context`,
         `emitting`."""
-        t = _interpolate(self.tokens_grid, self.tokens_s, sum(c for c, _ in chunks) + decodes)
+        tokens = sum(c for c, _ in chunks) + self.decode_width * decodes
+        t = _interpolate(self.tokens_grid, self.tokens_s, tokens)
         if emitting > 0:
             t += _interpolate(self.seqs_grid, self.seqs_s, emitting)
         for chunk, past in chunks:
@@ -225,7 +228,7 @@ def pack_tables(tables: Sequence[StepTable]) -> tuple[Array, Array, Array]:
             looked += lut[-1].size
         for k, value in enumerate([t.tokens_s, t.seqs_s, t.prefill_s, t.decode_s, t.experts_s, t.mixed_s]):
             rec["value"][k] = put(np.asarray(value))
-        rec["prefill_floor"] = t.prefill_floor_s
+        rec["prefill_floor"], rec["decode_width"] = t.prefill_floor_s, t.decode_width
     return records, np.concatenate(data), np.concatenate(lut)
 
 
