@@ -110,6 +110,8 @@ def test_direct_numbers_agree_with_the_schema(
     value = {
         "engine.memory_utilization": 0.7,
         "prefill.engine.memory_utilization": 0.7,
+        "engine.draft_tokens": 3.0,
+        "prefill.engine.draft_tokens": 3.0,
         "transfer.overlap": 0.5,
     }.get(
         path,
