@@ -12,6 +12,7 @@ import mist_jax as mist
 from mist_jax.errors import ConfigError
 from mist_jax.io.kubernetes import dns_label, kubernetes_manifest
 from mist_jax.io.launch import launch_command
+from mist_jax.io.llmd import llmd_manifest
 
 #: Options of `vllm serve` (docs.vllm.ai, Engine Arguments) and of sglang.launch_server (docs.sglang.io).
 DOCUMENTED = {
@@ -154,3 +155,86 @@ def test_dns_label():
     assert dns_label("Meta-Llama-3.1-70B") == "meta-llama-3-1-70b"
     assert dns_label("ü__") == "model"
     assert len(dns_label("x" * 99)) == 63
+
+
+TWO_POOLS = [
+    "prefill=pool",
+    "parallelism@prefill.parallelism=tp4",
+    "prefill.parallelism.replicas=2",
+    "model=qwen3_32b",
+]
+
+
+def test_llmd_pools_have_what_the_published_recipe_has():
+    """Labels, ports, sidecar and side channel: llm-d, guides/pd-disaggregation; the picker's required fields:
+    llm-d-router, apix/config/v1alpha1/endpointpickerconfig_types.go."""
+    scenario = mist.load([*TWO_POOLS, "engine.version='0.19.1'"])
+    manifest, values = llmd_manifest(scenario)
+    pools = {d["metadata"]["labels"]["llm-d.ai/role"]: d for d in yaml.safe_load_all(manifest)}
+    router = yaml.safe_load(values)["router"]
+    assert set(pools) == {"prefill", "decode"}
+    selected = router["modelServers"]["matchLabels"]
+    for role, deployment in pools.items():
+        assert (deployment["kind"], deployment["apiVersion"]) == ("Deployment", "apps/v1")
+        spec = deployment["spec"]
+        labels = spec["template"]["metadata"]["labels"]
+        # the two selectors exclude each other; the router's takes both
+        assert spec["selector"]["matchLabels"] == labels
+        assert selected.items() <= labels.items()
+        assert labels["llm-d.ai/role"] == role
+        (container,) = spec["template"]["spec"]["containers"]
+        environment = {e["name"]: e["valueFrom"] for e in container["env"]}
+        assert environment["VLLM_NIXL_SIDE_CHANNEL_HOST"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+        transfer = container["args"][container["args"].index("--kv-transfer-config") + 1]
+        assert json.loads(transfer)["kv_connector"] == "NixlConnector"
+        argv = launch_command(scenario, role=role).argv
+        assert [*container["command"], *container["args"][:-2]] == argv
+        for flag in (a for a in container["args"] if a.startswith("--") and a != "--port"):
+            assert f"#   {flag}" in manifest  # explained
+    assert [pools[r]["spec"]["replicas"] for r in ("prefill", "decode")] == [2, 1]
+    limits = [p["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] for p in pools.values()]
+    assert limits == [{"nvidia.com/gpu": "4"}, {"nvidia.com/gpu": "8"}]
+    # requests reach decode through the sidecar, prefill directly, both at the router's target port
+    (target,) = router["modelServers"]["targetPorts"]
+    decode = pools["decode"]["spec"]["template"]["spec"]
+    (sidecar,) = decode["initContainers"]
+    flags = dict(a.split("=") for a in sidecar["args"])
+    assert sidecar["restartPolicy"] == "Always"
+    assert flags["--port"] == str(target["number"])
+    assert flags["--vllm-port"] == decode["containers"][0]["args"][-1]
+    prefill = pools["prefill"]["spec"]["template"]["spec"]
+    assert "initContainers" not in prefill
+    assert prefill["containers"][0]["args"][-1] == str(target["number"])
+
+
+def test_llmd_picker_refers_to_its_own_plugins():
+    _, values = llmd_manifest(mist.load(TWO_POOLS))
+    epp = yaml.safe_load(values)["router"]["epp"]
+    config = yaml.safe_load(epp["pluginsCustomConfig"][epp["pluginsConfigFile"]])
+    assert config["kind"] == "EndpointPickerConfig"
+    assert {"plugins", "schedulingProfiles"} <= set(config)
+    names = {p.get("name", p["type"]) for p in config["plugins"]}
+    assert {p["name"] for p in config["schedulingProfiles"]} == {"prefill", "decode"}
+    for profile in config["schedulingProfiles"]:
+        refs = {p["pluginRef"] for p in profile["plugins"]}
+        assert refs <= names
+        assert f"{profile['name']}-filter" in refs
+    (handler,) = (p for p in config["plugins"] if p["type"] == "disagg-profile-handler")
+    assert handler["parameters"]["deciders"]["prefill"] in names
+    for name in names:
+        assert f"#   {name}: " in values
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "is for two pools"),
+        (["prefill=pool", "hardware@prefill.hardware=mi300x"], "pools of amd and nvidia"),
+        (["prefill=pool", "engine=sglang"], "engine.name: got 'sglang'"),
+        (["prefill=pool", "engine@prefill.engine=sglang"], "prefill.engine.name: got 'sglang'"),
+        (["prefill=pool", "parallelism@prefill.parallelism=tp8_pp2"], "16 chips does not fit one server"),
+    ],
+)
+def test_llmd_refuses_what_no_recipe_covers(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        llmd_manifest(mist.load(overrides))
