@@ -34,6 +34,7 @@ def sweep(
     progress: bool | None = None,
     dtype: Any = np.float64,
     config_dir: str | Path | None = None,
+    intervals: bool = False,
 ) -> xr.Dataset:
     """Steady state of every combination of `axes`.
 
@@ -50,6 +51,8 @@ def sweep(
         dtype: float64, or float32 for half the memory and two thirds of the time; its figures differ by less than
             2e-6 / (1 - load), numbers of blocks by one.
         config_dir: a folder of your own with further options.
+        intervals: add 80 % intervals (`ttft_s_low`, `ttft_s_high`, ...) and `calibration_label`. For closed loops that
+            costs next to nothing; for open ones two further sweeps, or a few, at scaled rates.
 
     Returns:
         Dataset with the axes as dimensions, in the order given; every variable has `units` and `long_name`.
@@ -73,7 +76,21 @@ def sweep(
     with _bar(plan.points, sum(_count(b) for b in boxes), progress) as advance:
         run_boxes(plan, boxes, target, executor, advance)
     data = target.finish()
-    return labelled(plan, data)
+    ds = labelled(plan, data)
+    if not intervals:
+        return ds
+    if store is not None:
+        raise ConfigError("sweep: intervals are for sweeps in memory; drop `store`")
+    from mist_jax.explore.sweep_intervals import add_sweep_intervals
+
+    def at_rates(other: Scenario, changed: Mapping[str, Any] | None) -> xr.Dataset:
+        kept = ("ttft_s", "tpot_s", "status")
+        new = {name: (changed or {}).get(name, values) for name, values in axes.items()}
+        return sweep(
+            other, new, variables=kept, executor=executor, progress=False, dtype=dtype, config_dir=config_dir
+        )
+
+    return add_sweep_intervals(ds, scenario, plan.axes, plan.config_dir, at_rates)
 
 
 class _InMemory:
