@@ -157,8 +157,10 @@ def uneven_exchange(engine: str) -> float:
     return 1.0 if engine == "vllm" else 0.0
 
 
-def build_engine(spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel) -> Engine:
-    """The engine's numbers on a chip."""
+def build_engine(
+    spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel, *, pooled: bool = False
+) -> Engine:
+    """The engine's numbers on a chip; `pooled`: prompts and decodes have engines of their own."""
     return Engine(
         max_num_batched_tokens=spec.max_num_batched_tokens,
         max_num_seqs=spec.max_num_seqs,
@@ -169,6 +171,8 @@ def build_engine(spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel) -
         eager=0.0 if spec.cuda_graphs else 1.0,
         prefix_hit_rate=spec.prefix_hit_rate,
         draft_tokens=spec.draft_tokens,
+        separate_prefill=float(spec.policy == "sglang" and not pooled),
+        kv_free_fraction=spec.kv_free_fraction,
         kv_blocks=spec.num_gpu_blocks or 0.0,
         uneven_exchange=uneven_exchange(spec.name),
         query_tile=query_tile(spec.name, hardware.generation),
@@ -195,7 +199,7 @@ def build_system(
         hardware=build_hardware(part.hardware),
         model=model,
         parallel=parallel,
-        engine=build_engine(part.engine, part.hardware, parallel),
+        engine=build_engine(part.engine, part.hardware, parallel, pooled=scenario.prefill is not None),
         calibration=with_acceptance(
             load_calibration(
                 scenario.calibration, part.hardware, part.engine, scenario.model, part.parallelism.dp
@@ -241,8 +245,8 @@ def build_transfer(scenario: Scenario) -> Transfer:
     return as_float64(Transfer(bandwidth=bandwidth, latency=spec.latency, overlap=spec.overlap))
 
 
-#: Policies that the steady state describes: prompts in chunks, decodes in the same iterations.
-STEADY_POLICIES = ("vllm", "sarathi")
+#: Policies that the steady state describes: prompts in chunks, with the decodes or in iterations of their own.
+STEADY_POLICIES = ("vllm", "sarathi", "sglang")
 
 
 def build_workload(scenario: Scenario) -> Workload:
@@ -259,7 +263,7 @@ def build_workload(scenario: Scenario) -> Workload:
     if scenario.engine.policy not in STEADY_POLICIES:
         raise ConfigError(
             f"engine.policy: got {scenario.engine.policy!r}; the steady state describes "
-            f"{' and '.join(STEADY_POLICIES)} alone, the others are played: mode=play, or mist.play"
+            f"{', '.join(STEADY_POLICIES)} alone, the others are played: mode=play, or mist.play"
         )
     return as_float64(
         Workload(

@@ -172,11 +172,12 @@ class EngineSpec:
 
     name: Literal["vllm", "sglang", "trtllm", "generic"] = "vllm"
     version: str | None = None
-    policy: Literal["vllm", "sarathi", "orca", "static", "mixed"] = "vllm"
+    policy: Literal["vllm", "sarathi", "sglang", "orca", "static", "mixed"] = "vllm"
     max_num_batched_tokens: float = number(8192, low=1)
     max_num_seqs: float = number(256, low=1)
     block_size: float = number(16, low=1)
     memory_utilization: float = number(0.9, low=0.01, high=1.0)
+    kv_free_fraction: float = number(1.0, low=0.01, high=1.0)  # of what weights and reserves leave
     reserve: float = quantity("bytes", 2e9)
     num_gpu_blocks: float | None = number(None, low=1)
     cuda_graphs: bool = True

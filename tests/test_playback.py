@@ -71,7 +71,7 @@ def test_more_of_everything_is_not_slower():
     assert play(trace, Engine(faster, 400)).e2e_s.mean() < base
 
 
-@pytest.mark.parametrize("policy", ["vllm", "sarathi", "prefill_first", "mixed", "orca"])
+@pytest.mark.parametrize("policy", ["vllm", "sarathi", "prefill_first", "sglang", "mixed", "orca"])
 def test_a_long_prompt_does_not_wait_for_decodes_to_end(policy):
     # 40 answers of 5,000 tokens are under way when a prompt of four budgets arrives, and a short one behind it
     arrival = np.append(np.zeros(40), [2.0, 2.0])

@@ -26,7 +26,7 @@ def random_table(rng, ties):
         return StepTable.linear(2.0**-6, rng.choice([0.0, 2.0**-12]), 0.0, 0.0, 0.0, max_context=4096)
     table = StepTable.linear(
         5e-3, rng.choice([0.0, 2e-5, 1e-3]), 1e-5, 1e-8, rng.choice([0.0, 2e-6]), max_context=4096,
-        prefill_floor_s=rng.choice([0.0, 1e-3]),
+        prefill_floor_s=rng.choice([0.0, 1e-3]), decode_width=rng.choice([1.0, 4.0]),
     )  # fmt: skip
     if rng.random() < 0.5:  # decodes beside prompts cost more, the more so the more there are
         more = 1e-6 * np.arange(table.decode_s.size).reshape(table.decode_s.shape)
@@ -123,7 +123,7 @@ def test_prefix_cache_and_tiers(seed):
         Tier("host", float(rng.choice([0, 160, 1600])), 1e-4, 5e8),
         Tier("rack", 3200, 1e-3, 1e8, shared=bool(seed % 2)),
     ]
-    policy = ["vllm", "sarathi", "prefill_first", "mixed"][seed % 4]
+    policy = ["vllm", "sarathi", "prefill_first", "mixed", "sglang"][seed % 5]
     engine = random_engine(
         rng, random_table(rng, False), policy, prefix_caching=True, kv_bytes_per_token=1e4,
         tiers=("host", "rack")[: seed % 3], overlap_load=bool(seed % 5), count=1 + seed % 2,
@@ -136,10 +136,10 @@ def test_prefix_cache_and_tiers(seed):
 def test_routers(rule, seed):
     rng = np.random.default_rng([3, seed])
     ties = seed % 2 == 0
-    policies = ["vllm", "sarathi", "mixed", "orca"]
+    policies = ["vllm", "sarathi", "mixed", "orca", "sglang"]
     prefixes = rule == "prefix_affinity"
     if prefixes:
-        policies = ["vllm", "sarathi", "mixed"]
+        policies = ["vllm", "sarathi", "mixed", "sglang"]
     clients = [
         random_engine(rng, random_table(rng, ties), str(rng.choice(policies)), heavy=bool(i % 2), count=1 + i % 2,
                       prefix_caching=prefixes, model=i // 3)
@@ -159,7 +159,7 @@ def test_disaggregated(seed):
     table = random_table(rng, False)
     behind = (0.0, 0.9, 1.0)[seed % 3]
     links = [Link("net", float(rng.choice([1e6, 1e8])), 1e-3, str(rng.choice(["fair", "fcfs"])), behind)]
-    policy = ["vllm", "prefill_first", "sarathi", "static"][seed % 4]
+    policy = ["vllm", "prefill_first", "sarathi", "static", "sglang"][seed % 5]
     common = {"kv_bytes_per_token": 100.0, "link": "net"}
     clients = [
         random_engine(rng, table, policy, role="prefill", group=g, count=1 + seed % 2, **common)

@@ -250,3 +250,21 @@ def test_the_root_is_found_in_few_steps(monkeypatch, family: int, share: float) 
         np.testing.assert_allclose(
             [state.ttft, state.tpot, state.rate], [true.ttft, true.tpot, true.rate], rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("policy", ["vllm", "sglang"])
+def test_prompts_apart_as_played(policy: str) -> None:
+    """SGLang's iterations of prompts alone: what the closed form says end to end is what the playback counts."""
+    import mist_jax as mist
+    from mist_jax import build
+
+    overrides = ["model=llama3_1_8b", "hardware=h100_sxm", "engine=sglang", "workload=closed_1k_1k"]
+    overrides += ["workload.concurrency=32", "workload.requests=320", "workload.isl=2048", "workload.osl=256"]
+    overrides += ["workload.isl_cv=0.1", "workload.osl_cv=0.1", f"engine.policy={policy}"]
+    scenario = mist.load(overrides)
+    assert float(build.build_system(scenario).engine.separate_prefill) == (policy == "sglang")
+    assert mist.load(["engine=sglang"]).engine.policy == "sglang"
+    steady, played = mist.evaluate(scenario), mist.play(scenario)
+    assert float(played.e2e_s.mean()) == pytest.approx(float(steady.e2e_s), rel=0.03)
+    pooled = build.build_system(mist.load([*overrides, "prefill=pool"]))
+    assert float(pooled.engine.separate_prefill) == 0.0

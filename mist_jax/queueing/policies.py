@@ -37,6 +37,10 @@ POLICIES = {
     "sarathi": Policy(reserve=RESERVE_PROMPT, decode_first=True),
     # vLLM V0: whole prompts first and alone, decodes when no prompt can be admitted; preemption.
     "prefill_first": Policy(chunked=False, mix=False),
+    # SGLang without --enable-mixed-chunk, its default: an iteration holds prompts, in chunks, while there are any to
+    # run, else decodes; a prompt's memory is set aside when it is admitted (sglang/srt/managers/scheduler.py,
+    # get_next_batch_to_run; schedule_policy.py, PrefillAdder).
+    "sglang": Policy(mix=False, reserve=RESERVE_PROMPT),
     # Orca (Yu et al., OSDI 2022): whole prompts join the decodes; prompt and answer reserved, so no
     # preemption.
     "orca": Policy(chunked=False, budgeted=False, reserve=RESERVE_ALL),

@@ -301,8 +301,11 @@ def begin_step(S, c, t):
             _, later, _ = admit(S, c, t, left_ahead(S, c), True)
             admitted += later
     else:
-        if not (k.lock and k.running > 0):
-            _, admitted, _ = admit(S, c, t, k.budget, False)
+        budget = k.budget
+        if k.partial > 0:  # prompts that were split go on before new ones
+            budget, _, _, preempted = _run_each(S, c, budget, np.int64(2))
+        if not (preempted or (k.lock and k.running > 0)):
+            _, admitted, _ = admit(S, c, t, budget, False)
         if k.chunks == 0:
             _, context, preempted = run_running(S, c, k.budget)
     if k.chunks == 0 and k.step_decodes == 0:

@@ -284,7 +284,9 @@ class World:
             return
         at, duration = t, max(times)
         if len(crew) > 1:
-            tokens = [sum(n for _, n in e.batch) for e in crew if e.batch is not None]
+            width = crew[0].table.t.decode_width
+            counted = [[width if r.decoding else n for r, n in e.batch] for e in crew if e.batch is not None]
+            tokens = [sum(each) for each in counted]
             own = [dt - crew[0].table.experts(n) for dt, n in zip(times, tokens, strict=True)]
             duration = max(own) + crew[0].table.experts(sum(tokens) / len(crew))
         if len(stages) == 1:
