@@ -52,6 +52,16 @@ def test_a_number_keeps_three_digits(value: float) -> None:
     assert float(amount.replace(",", "")) * factor == pytest.approx(value, rel=5.1e-3)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [("hardware.memory.bandwidth", 8e12, "8 TB/s"), ("workload.rate", 19.21, "19.2 requests/s"),
+     ("hardware.peak.bf16,hardware.peak.fp8", 1.5e15, "1.50 PFLOP/s"), ("hardware.memory.capacity", 4e11, "400 GB"),
+     ("transfer.latency", 1e-3, "1 ms"), ("model.architecture.hidden", 4096.0, "4,096"), ("hardware", "l4", "l4")],
+)  # fmt: skip
+def test_values_of_the_configuration_have_their_units(path: str, value: object, text: str) -> None:
+    assert q.of_config(path, value) == text
+
+
 def test_every_variable_of_an_evaluation_has_a_label_with_its_unit() -> None:
     for name, (units, _) in VARIABLES.items():
         if name == "status":

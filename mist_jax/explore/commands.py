@@ -66,6 +66,7 @@ def run_search(mapping: dict[str, Any], out: Path) -> Any:
     scenario = parse_scenario(mapping)
     start_jax()
     from mist_jax.explore.search import search
+    from mist_jax.report import quantities as q
 
     result = search(scenario, **section)
     write(result.history, out, mapping)
@@ -82,8 +83,16 @@ def run_search(mapping: dict[str, Any], out: Path) -> Any:
     if not result.feasible:
         print(f"no design within the bounds meets the constraints ({result.evaluations} evaluations)")
     for path, value in result.best.items():
-        print(f"{path} = {value:g}" if isinstance(value, float) else f"{path} = {value}")
-    print(f"objective {result.objective:g} after {result.evaluations} evaluations\nwritten to {out}")
+        print(
+            f"{path} = {value:g} ({q.of_config(path, value)})"
+            if isinstance(value, float)
+            else f"{path} = {value}"
+        )
+    name = str(section.get("objective") or "objective")
+    figure = (
+        f"{q.title(name)} {q.show(name, result.objective)}" if name in q.SHOWN else f"{result.objective:g}"
+    )
+    print(f"objective: {figure} after {result.evaluations} evaluations\nwritten to {out}")
     return result
 
 

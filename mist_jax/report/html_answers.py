@@ -151,7 +151,7 @@ def search(scenario: Scenario, result: SearchResult, mapping: Mapping[str, Any] 
     convergence = figure(
         lambda: plot_convergence(result.history), "Best feasible design so far over the evaluations."
     )
-    rows = [[k, quantity(k, v)] for k, v in result.best.items()]
+    rows = [[k, q.of_config(k, v)] for k, v in result.best.items()]
     if not result.feasible or result.scenario is None:
         tried = f"{result.evaluations:,} evaluations"
         answer = f'<p class="missed">No design within the bounds meets the limits ({tried}).</p>'
@@ -203,26 +203,6 @@ def _objective(objective: Any) -> str:
             n if w == 1 else f"1/{n}" if w == -1 else f"{n} to the power {w:g}" for n, w in powers
         )
     return q.title(str(objective)) if objective else "the objective"
-
-
-def quantity(path: str, value: Any) -> str:
-    """A value of the configuration in SI, with its unit: `hardware.memory.bandwidth`, 8e12 → "8 TB/s"."""
-    from mist_jax.explore.axes import _field
-    from mist_jax.units import DIMENSIONS
-
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    short = path.rsplit(".", 1)[-1]
-    if short in q.SHOWN:
-        return q.show(short, value)
-    # several keys that move together are separated by commas
-    field, _ = _field(path.split(",")[0])
-    dimension = field.metadata.get("dimension") if field is not None else None
-    if dimension is None:
-        return q.number(value)
-    if dimension == "time":
-        return q.duration(value)
-    return q.prefixed(value, DIMENSIONS[dimension][0].replace("byte", "B")).strip()
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -194,3 +194,23 @@ def axis_label(name: str, units: str = "") -> str:
 def scaled(name: str, values: Any) -> np.ndarray:
     """Values of a variable in the unit that `axis_label` names."""
     return np.asarray(values, dtype=float) * (SHOWN[name][2] if name in SHOWN else 1.0)
+
+
+def of_config(path: str, value: Any) -> str:
+    """A value of the configuration in SI, with its unit: `hardware.memory.bandwidth`, 8e12 → "8 TB/s"."""
+    from mist_jax.explore.axes import _field
+    from mist_jax.units import DIMENSIONS
+
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    short = path.rsplit(".", 1)[-1]
+    if short in SHOWN:
+        return show(short, value)
+    # several keys that move together are separated by commas
+    field, _ = _field(path.split(",")[0])
+    dimension = field.metadata.get("dimension") if field is not None else None
+    if dimension is None:
+        return number(value)
+    if dimension == "time":
+        return duration(value)
+    return prefixed(value, DIMENSIONS[dimension][0].replace("byte", "B")).strip()
