@@ -230,9 +230,14 @@ def chips(spec: ParallelismSpec) -> float:
 
 
 def build_transfer(scenario: Scenario) -> Transfer:
-    """KV transfer between the pools; the default bandwidth is the slower side's NICs of one replica."""
+    """KV transfer between the pools; the default bandwidth is the slower side's NICs of one replica, or the scale-up
+    links of the smaller replica where both pools are in one rack."""
     spec = scenario.transfer
     bandwidth = spec.bandwidth
+    if bandwidth is None and _in_one_rack(scenario):
+        assert scenario.prefill is not None
+        smaller = min(chips(scenario.parallelism), chips(scenario.prefill.parallelism))
+        bandwidth = scenario.hardware.scale_up.bandwidth * smaller  # type: ignore[union-attr]
     if bandwidth is None:
         sides = [(scenario.hardware, scenario.parallelism)]
         if scenario.prefill is not None:
@@ -243,6 +248,21 @@ def build_transfer(scenario: Scenario) -> Transfer:
         ]
         bandwidth = min(rates)
     return as_float64(Transfer(bandwidth=bandwidth, latency=spec.latency, overlap=spec.overlap))
+
+
+#: Chips of a scale-up domain from which on it is a rack, which the pools of a deployment can share.
+RACK = 32.0
+
+
+def _in_one_rack(scenario: Scenario) -> bool:
+    """Whether the KV cache crosses scale-up links: both pools of one chip, and together within its domain (NVLink of
+    GB200 NVL72, over which NIXL and UCX move it)."""
+    up, pool = scenario.hardware.scale_up, scenario.prefill
+    if pool is None or up is None or not up.bandwidth or up.domain < RACK:
+        return False
+    both = [(scenario.hardware, scenario.parallelism), (pool.hardware, pool.parallelism)]
+    total = sum(chips(p) * p.replicas for _, p in both)
+    return pool.hardware.name == scenario.hardware.name and total <= up.domain
 
 
 #: Policies that the steady state describes: prompts in chunks, with the decodes or in iterations of their own.
@@ -273,6 +293,7 @@ def build_workload(scenario: Scenario) -> Workload:
             rate=spec.rate,
             isl_cv=spec.isl_cv,
             osl_cv=spec.osl_cv,
+            burst_share=spec.burst_share,
         )
     )
 

@@ -120,8 +120,11 @@ def with_load_of(scenario: Scenario, result: BenchmarkResult) -> Scenario:
         changes |= {"workload.arrivals": "poisson", "workload.rate": result.rate}
     elif result.concurrency is not None:
         changes |= {"workload.arrivals": "closed", "workload.concurrency": result.concurrency}
+        if result.requests:  # the first round starts at once
+            changes["workload.burst_share"] = min(result.concurrency / result.requests, 1.0)
     elif result.requests:  # neither limited: everything was sent at once
         changes |= {"workload.arrivals": "closed", "workload.concurrency": result.requests}
+        changes["workload.burst_share"] = 1.0
     return with_overrides(scenario, changes)
 
 

@@ -222,6 +222,9 @@ class WorkloadSpec:
     swing: float = number(0.5, high=0.99)  # diurnal: the rate goes from rate (1 - swing) to rate (1 + swing)
     period: float = quantity("time", 86400.0, low=1e-3)  # of diurnal; lowest at 0
     ramp: float = quantity("time", 0.0)  # closed: the first requests start evenly over this time
+    burst_share: float = number(
+        0.0, high=1.0
+    )  # closed, steady state: share of the requests that start at once
     think: float = quantity("time", 0.0)  # from an answer to the next turn; closed: to the next request
     turns: float = number(1, low=1)  # per session; isl and osl are then those of a message and its answer
     system_tokens: float = number(0)  # before the first turn, the same in all sessions

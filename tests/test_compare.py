@@ -22,7 +22,7 @@ def as_result(ds, **fields) -> BenchmarkResult:
     """A steady state as if it had been measured with 32 requests in flight."""
     known = {
         "form": "vllm", "source": "run.json", "model": "meta-llama/Llama-3.1-8B-Instruct", "engine": "vllm",
-        "concurrency": 32, "requests": 640, "duration_s": 100.0, "isl": 1024, "osl": 1024,
+        "concurrency": 32, "requests": 320, "duration_s": 100.0, "isl": 1024, "osl": 1024,
         "request_rate": float(ds.request_rate), "output_tokens_per_s": float(ds.output_tokens_per_s),
         "ttft": Statistics(float(ds.ttft_s)), "tpot": Statistics(float(ds.tpot_s)), "e2e": Statistics(float(ds.e2e_s)),
     }  # fmt: skip
@@ -112,7 +112,7 @@ def test_load_is_that_of_the_run(scenario):
     open_loop = with_load_of(scenario, as_result(ds, rate=3.5, concurrency=None)).workload
     assert (open_loop.arrivals, open_loop.rate) == ("poisson", 3.5)
     at_once = with_load_of(scenario, as_result(ds, concurrency=None)).workload
-    assert (at_once.arrivals, at_once.concurrency) == ("closed", 640)
+    assert (at_once.arrivals, at_once.concurrency) == ("closed", 320)
 
 
 def test_models_are_matched_by_family_and_size(scenario):

@@ -134,3 +134,23 @@ def test_played_and_evaluated_count_the_same_to_the_first_token(front: str, link
     assert stage["prefill"] == pytest.approx(float(steady.prefill_s), rel=0.02)
     assert stage["handover"] > float(steady.transfer_s)
     assert sum(stage.values()) == pytest.approx(played.attrs["e2e_mean_s"], rel=1e-9)
+
+
+def test_the_cache_crosses_the_links_of_a_rack() -> None:
+    """Both pools in one NVLink domain: its links carry the KV cache; beyond it, or between makers, the adapters do."""
+    import mist_jax as mist
+    from mist_jax import build
+
+    def bandwidth(*more: str, chip: str = "gb200", other: str = "gb200") -> tuple[float, mist.Scenario]:
+        pair = [f"hardware={chip}", "prefill=pool", f"hardware@prefill.hardware={other}", *more]
+        scenario = mist.load([*pair, "parallelism.tp=8", "prefill.parallelism.tp=4"])
+        return float(build.build_transfer(scenario).bandwidth), scenario
+
+    rate, scenario = bandwidth()
+    assert rate == 4 * scenario.hardware.scale_up.bandwidth
+    beyond, _ = bandwidth("parallelism.replicas=9")
+    mixed, _ = bandwidth(other="h100_sxm")
+    assert beyond == pytest.approx(4 * scenario.hardware.scale_out.bandwidth)
+    assert mixed < rate
+    single, host = bandwidth(chip="h100_sxm", other="h100_sxm")
+    assert single == pytest.approx(4 * host.hardware.scale_out.bandwidth)

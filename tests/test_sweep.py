@@ -112,6 +112,7 @@ def test_direct_numbers_agree_with_the_schema(
         "prefill.engine.memory_utilization": 0.7,
         "engine.draft_tokens": 3.0,
         "prefill.engine.draft_tokens": 3.0,
+        "workload.burst_share": 0.3,
         "transfer.overlap": 0.5,
     }.get(
         path,

@@ -138,7 +138,7 @@ def _settings(path: str, where: str) -> dict[str, Slot]:
 SLOTS: dict[str, Slot] = {
     **{
         f"workload.{n}": Slot(f"workload.{n}", inner=True)
-        for n in ("isl", "osl", "isl_cv", "osl_cv", "concurrency", "rate")
+        for n in ("isl", "osl", "isl_cv", "osl_cv", "concurrency", "rate", "burst_share")
     },
     **{f"slo.{n}": Slot("slo", i, inner=True) for i, n in enumerate(("ttft", "tpot", "e2e"))},
     **{f"transfer.{n}": Slot(f"transfer.{n}") for n in ("bandwidth", "latency", "overlap")},
