@@ -63,7 +63,7 @@ def compose_mapping(overrides: list[str], config_dir: str | Path | None = None) 
     """The composed mapping as plain dicts, interpolations resolved, `hydra` left out."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
 
     overrides = [with_whole_names(item) for item in overrides]
     extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir is not None else []
@@ -73,14 +73,17 @@ def compose_mapping(overrides: list[str], config_dir: str | Path | None = None) 
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = compose("config", overrides=[*overrides, *extra])
+            config = compose("config", overrides=[*overrides, *extra], return_hydra_config=True)
+            choices = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}
     except Exception as exc:
         raise ConfigError(explain(exc)) from None
     finally:
         state.hydra = saved
+    with open_dict(config):
+        del config["hydra"]
     mapping = OmegaConf.to_container(config, resolve=True)
     assert isinstance(mapping, dict)
-    return name_groups(mapping, overrides)  # type: ignore[arg-type]
+    return name_groups(mapping, choices=choices)  # type: ignore[arg-type]
 
 
 #: Config groups whose choice is recorded in `id`, so that calibration and reports can look the thing up.

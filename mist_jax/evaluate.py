@@ -144,14 +144,14 @@ def figures(
     usd_per_s: Any,
     kv_blocks: Any = None,
 ) -> dict[str, Any]:
-    """The `VARIABLES` of one pool from its steady state; plain arithmetic, so that sweeps trace the same formulas.
+    """The `VARIABLES` of one pool from its steady state, any shape; plain arithmetic, so that sweeps trace the same.
 
     Args:
         isl, osl: mean tokens. chips, lanes: of the whole deployment. usd_per_s: rent of one chip, $/s.
         kv_blocks: number of KV blocks where the description gives it, else those that memory leaves.
     """
     out_rate = state.rate * osl
-    power = state.power.sum()
+    power = state.power.sum(-1)
     return {
         "ttft_s": state.ttft,
         "tpot_s": state.tpot,

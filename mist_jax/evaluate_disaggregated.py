@@ -82,6 +82,13 @@ def _add_prefill_pool(ds: xr.Dataset, scenario: Scenario, out: sd.Disaggregated)
             ds[name] = ((), np.asarray(value), {"units": units, "long_name": text})
         else:
             ds[name] = ds[name].copy(data=np.asarray(value))
+    describe_prefill(ds, scenario)
+
+
+def describe_prefill(ds: xr.Dataset, scenario: Scenario) -> None:
+    """Attributes that say what the prefill pool is."""
+    pool = scenario.prefill
+    assert pool is not None
     ds.attrs["prefill_hardware"] = pool.hardware.name
     par = pool.parallelism
     ds.attrs["prefill_parallelism"] = (
@@ -98,7 +105,7 @@ def pool_figures(
         values: `evaluate.figures` of the decode pool. chips: of the prefill pool. usd_per_s, prefill_usd_per_s:
             rent of one chip of either pool, $/s.
     """
-    power = out.prefill_power_share.sum()
+    power = out.prefill_power_share.sum(-1)
     decode_chips, tokens = values["chips"], values["output_tokens_per_s"]
     dollars = usd_per_s * decode_chips + prefill_usd_per_s * chips
     watts = values["power_w"] * decode_chips + power * chips

@@ -170,3 +170,20 @@ def test_a_multirun_has_one_report_of_all_its_chips(tmp_path: Path) -> None:
     for name in ("h100_sxm", "l4"):
         chip = mist.load([f"hardware={name}"]).hardware
         assert f"{chip.name}: Device memory" in page
+
+
+def test_pipelines_go_through_the_batch(tmp_path: Path) -> None:
+    """One dataset, each job with the numbers that it has by itself, the workload that a pipeline chooses included."""
+    done = _run(
+        ["pipeline=rag,chat,agentic", "workload.rate=0.3,2", f"hydra.sweep.dir={tmp_path}/m"], tmp_path
+    )
+    assert "6 jobs in one batch" in done.stdout, done.stderr
+    ds = xr.open_dataset(tmp_path / "m" / "result.nc")
+    assert dict(ds.status.sizes) == {"pipeline": 3, "workload.rate": 2}
+    for name in ("rag", "chat", "agentic"):
+        alone = mist.evaluate(mist.load([f"pipeline={name}", "workload.rate=0.3"]))
+        at = ds.sel({"pipeline": name, "workload.rate": 0.3})
+        for variable in ("ttft_s", "tpot_s", "e2e_s", "cost_per_million_output_tokens_usd", "load"):
+            assert float(at[variable]) == pytest.approx(float(alone[variable]), rel=1e-9)
+        if "stage" in alone.dims:
+            assert at.stage_s.sel(stage=alone.stage).values == pytest.approx(alone.stage_s.values, rel=1e-9)

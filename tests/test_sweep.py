@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 import mist_jax as mist
+from mist_jax import build
 from mist_jax.errors import ConfigError, Status
 from mist_jax.explore import block
 from mist_jax.explore.axes import parse_axes
@@ -329,18 +330,27 @@ def test_combinations_without_the_section_are_invalid(scenario: mist.Scenario) -
     assert (ds.sel(hardware="h100_sxm").status == Status.OK).all()
 
 
-@pytest.mark.parametrize(
-    ("axes", "reason"),
-    [({"engine.policy": ["vllm", "static"]}, "mode=play"), ({"pipeline": ["chat", "rag"]}, "mist.evaluate")],
-)
-def test_what_the_steady_state_of_an_engine_does_not_describe(
-    scenario: mist.Scenario, axes: dict, reason: str
-) -> None:
-    """A policy or a pipeline that would change nothing in the figures gets a status instead of wrong ones."""
-    ds = mist.sweep(scenario, axes)
-    assert ds.status.values.tolist() == [Status.OK, Status.INVALID]
-    assert np.isnan(ds.ttft_s.values[1])
-    assert reason in ds.attrs["problems"][0]
+def test_policies_without_steady_state_have_a_status(scenario: mist.Scenario) -> None:
+    """Those that the steady state describes are evaluated by the same program; the others are not given its figures."""
+    policies = ["vllm", "sarathi", "orca", "static", "mixed"]
+    ds = mist.sweep(scenario, {"engine.policy": policies, "workload.rate": [0.5, 2.0]})
+    for policy in policies:
+        at = ds.sel({"engine.policy": policy})
+        one = mist.load([*BASE, f"engine.policy={policy}", "workload.rate=2.0"])
+        if policy not in build.STEADY_POLICIES:
+            with pytest.raises(ConfigError) as refused:
+                mist.evaluate(one)
+            assert (at.status == Status.INVALID).all()
+            assert np.isnan(at.ttft_s).all()
+            assert str(refused.value) in ds.attrs["problems"]
+            continue
+        alone = mist.evaluate(one)
+        assert (at.status == Status.OK).all()
+        for name in alone.data_vars:
+            if name in at:
+                np.testing.assert_allclose(
+                    at[name].values[1], alone[name].values, rtol=1e-9, err_msg=str(name)
+                )
 
 
 def test_short_names_of_chips(scenario: mist.Scenario) -> None:

@@ -79,10 +79,13 @@ def parse_axes(
             raise ConfigError(
                 f"{name}: the scenario has no prefill pool; choose 'prefill=pool', or add the axis 'prefill'"
             )
-    return tuple(_axis(scenario, str(name), values, config_dir) for name, values in axes.items())
+    pipelines = axes.get("pipeline") or ()
+    return tuple(_axis(scenario, str(name), values, config_dir, pipelines) for name, values in axes.items())
 
 
-def _axis(scenario: Scenario, name: str, values: Any, config_dir: str | Path | None) -> Axis:
+def _axis(
+    scenario: Scenario, name: str, values: Any, config_dir: str | Path | None, pipelines: Iterable[Any] = ()
+) -> Axis:
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise ConfigError(f"{name}: got {values!r}; expected a list of values")
     # NumPy scalars to plain Python numbers: configs hold plain values
@@ -96,7 +99,7 @@ def _axis(scenario: Scenario, name: str, values: Any, config_dir: str | Path | N
             option_mapping(name, str(item), config_dir)
         out = Axis(name=name, values=tuple(map(str, items)), units="", numeric=False, group=True)
     else:
-        out = _path_axis(scenario, name, items)
+        out = _path_axis(scenario, name, items, config_dir, pipelines)
     seen: set[Any] = set()
     for value in out.values:
         key = repr(value)
@@ -106,7 +109,9 @@ def _axis(scenario: Scenario, name: str, values: Any, config_dir: str | Path | N
     return out
 
 
-def _path_axis(scenario: Scenario, name: str, items: list[Any]) -> Axis:
+def _path_axis(
+    scenario: Scenario, name: str, items: list[Any], config_dir: str | Path | None, pipelines: Iterable[Any]
+) -> Axis:
     top = name.split(".")[0]
     known = {f.name for f in dataclasses.fields(Scenario)} - {"config"}
     if top not in known:
@@ -119,7 +124,10 @@ def _path_axis(scenario: Scenario, name: str, items: list[Any]) -> Axis:
             f"{name}: is a section; name a key inside it, such as {name}.{next(iter(scenario.config[name]), '')}"
         )
     # raises, with the nearest key, if there is no such path
-    set_path(copy.deepcopy(scenario.config), name, items[0])
+    if top == "pipeline":
+        _check_pipeline_path(scenario, name, items[0], pipelines, config_dir)
+    else:
+        set_path(copy.deepcopy(scenario.config), name, items[0])
     field, hint = _field(name)
     if field is None:  # inside a free-form section such as model.architecture
         plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in items)
@@ -134,6 +142,47 @@ def _path_axis(scenario: Scenario, name: str, items: list[Any]) -> Axis:
     numeric = "dimension" in field.metadata and all(v is not None for v in parsed)
     units = (DIMENSIONS[field.metadata["dimension"]][0] or "1") if "dimension" in field.metadata else ""
     return Axis(name=name, values=tuple(parsed), units=units, numeric=numeric, group=False)
+
+
+def _check_pipeline_path(
+    scenario: Scenario, name: str, value: Any, pipelines: Iterable[Any], config_dir: str | Path | None
+) -> None:
+    """Raises ConfigError if no pipeline of the sweep has such a path, or none can have such a value there."""
+    from mist_jax.pipelines.dag import parse_pipeline
+
+    sections = [option_mapping("pipeline", str(o), config_dir) for o in pipelines] or [
+        scenario.config["pipeline"]
+    ]
+    error: ConfigError | None = None
+    for section in sections:
+        mapping = {"pipeline": copy.deepcopy(section)}
+        try:
+            set_pipeline_path(mapping, name, value)
+            spec = schema._value(mapping["pipeline"], schema.PipelineSpec, {}, "pipeline")
+            parse_pipeline(dataclasses.replace(scenario, pipeline=spec))
+        except ConfigError as exc:
+            error = error or exc
+        else:
+            return
+    assert error is not None
+    raise error
+
+
+def set_pipeline_path(mapping: dict[str, Any], path: str, value: Any) -> None:
+    """`set_path` in a pipeline, where a setting of a stage or a client need not be written to have its default.
+
+    Raises:
+        ConfigError: no such stage or client.
+    """
+    parts = path.split(".")
+    if len(parts) > 3 and parts[1] in ("stages", "clients"):
+        node: Any = mapping
+        for part in parts[:-1]:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node[parts[-1]] = value
+            return
+    set_path(mapping, path, value)
 
 
 @lru_cache(maxsize=512)
@@ -160,6 +209,41 @@ def options_of(group: str, config_dir: str | Path | None = None) -> list[str]:
     return sorted({p.stem for f in folders for p in (f / name).glob("*.yaml")})
 
 
+@lru_cache(maxsize=256)
+def brought_by(group: str, option: str, config_dir: str | None = None) -> tuple[tuple[str, str], ...]:
+    """Options of other groups that an option's file chooses (`override /workload: agentic`): (group, option) each.
+
+    Raises:
+        ConfigError: a group that no axis can be.
+    """
+    import yaml
+
+    path = _option_file(group, option, config_dir)
+    out = []
+    for entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", ()):
+        for key, chosen in entry.items() if isinstance(entry, dict) else ():
+            kind, _, name = key.rpartition(" ")
+            if kind == "override":
+                if name.lstrip("/") not in GROUPS:
+                    raise ConfigError(
+                        f"{group}: '{option}' chooses {name}; a sweep knows {', '.join(GROUPS)}"
+                    )
+                out.append((name.lstrip("/"), str(chosen)))
+    return tuple(out)
+
+
+def _option_file(group: str, option: str, config_dir: str | None) -> Path:
+    folder = group.split("@")[0]
+    files = [
+        Path(f) / folder / f"{option}.yaml" for f in ([config_dir] if config_dir else []) + [str(conf_dir())]
+    ]
+    path = next((f for f in files if f.is_file()), None)
+    if path is None:
+        names = options_of(group, config_dir)
+        raise ConfigError(f"{group}: got '{option}'{nearest(option, names)}; allowed: {', '.join(names)}")
+    return path
+
+
 def option_mapping(group: str, option: str, config_dir: str | Path | None = None) -> Any:
     """The section that choosing `group=option` gives (a plain dict; None for `prefill=none`).
 
@@ -177,13 +261,7 @@ def _option(group: str, option: str, config_dir: str | None) -> Any:
     from omegaconf import OmegaConf
 
     folder = group.split("@")[0]
-    files = [
-        Path(f) / folder / f"{option}.yaml" for f in ([config_dir] if config_dir else []) + [str(conf_dir())]
-    ]
-    path = next((f for f in files if f.is_file()), None)
-    if path is None:
-        names = options_of(group, config_dir)
-        raise ConfigError(f"{group}: got '{option}'{nearest(option, names)}; allowed: {', '.join(names)}")
+    path = _option_file(group, option, config_dir)
     text = path.read_text(encoding="utf-8")
     if any(mark in text for mark in ("defaults:", "@package", "${")):
         overrides = [f"{group}={option}"]

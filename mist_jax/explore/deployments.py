@@ -21,7 +21,7 @@ import numpy as np
 from mist_jax import build, schema
 from mist_jax.compose import set_path
 from mist_jax.errors import ConfigError, Status
-from mist_jax.explore.axes import GROUPS, Axis, option_mapping
+from mist_jax.explore.axes import GROUPS, Axis, brought_by, option_mapping, set_pipeline_path
 from mist_jax.pytree import pytree
 from mist_jax.schema import Scenario
 from mist_jax.system.deployment import System, Transfer, Workload
@@ -246,7 +246,7 @@ class Structure:
         self, scenario: Scenario, axes: tuple[Axis, ...], config_dir: str | Path | None = None
     ) -> None:
         shape = tuple(a.size for a in axes)
-        sections = _Sections(scenario, axes, config_dir)
+        sections = Sections(scenario, axes, config_dir)
         members = (lambda i=i: sections.scenario_and_model(i) for i in itertools.product(*map(range, shape)))
         self._build(members, int(np.prod(shape)))
 
@@ -316,12 +316,21 @@ class Structure:
             self.problems.append(text)
 
 
-class _Sections:
+class Sections:
     """The scenario of a combination, each of its sections parsed once per distinct content."""
 
     def __init__(self, scenario: Scenario, axes: tuple[Axis, ...], config_dir: str | Path | None) -> None:
         self.base, self.axes, self.config_dir = scenario, axes, config_dir
         self.tops = [GROUPS[a.name].split(".")[0] if a.group else a.name.split(".")[0] for a in axes]
+        self.pipeline = next((i for i, a in enumerate(axes) if a.name == "pipeline"), None)
+        #: what each option of the pipeline brings along, where no axis says otherwise: [(group, option)]
+        self.brought: list[list[tuple[str, str]]] = []
+        if self.pipeline is not None:
+            named = {a.name for a in axes}
+            for option in axes[self.pipeline].values:
+                found = brought_by("pipeline", option, config_dir)
+                self.brought.append([(g, o) for g, o in found if g not in named])
+        self.further = {GROUPS[g].split(".")[0] for found in self.brought for g, _ in found}
         # a whole section first, then the options inside it, then its numbers
         self.order = sorted(range(len(axes)), key=lambda i: (not axes[i].group, axes[i].name.count("@"), i))
         self.hints = typing.get_type_hints(Scenario)
@@ -329,25 +338,33 @@ class _Sections:
         self.models: dict[tuple[Any, ...], Any] = {}
 
     def _key(self, top: str, index: tuple[int, ...]) -> tuple[Any, ...]:
-        return (top, *(i for t, i in zip(self.tops, index, strict=True) if t == top))
+        by_pipeline = self.pipeline is not None and top in self.further
+        return (
+            top,
+            *(i for t, i in zip(self.tops, index, strict=True) if t == top),
+            *((index[self.pipeline],) if by_pipeline else ()),  # type: ignore[index]
+        )
 
     def _section(self, top: str, index: tuple[int, ...]) -> Any:
         mapping: dict[str, Any] = {top: copy.deepcopy(self.base.config.get(top))}
+        groups = [] if self.pipeline is None else list(self.brought[index[self.pipeline]])
+        groups += [
+            (self.axes[i].name, self.axes[i].values[index[i]]) for i in self.order if self.axes[i].group
+        ]
+        for name, value in sorted(groups, key=lambda g: g[0].count("@")):
+            if GROUPS[name].split(".")[0] == top:
+                set_path(mapping, GROUPS[name], option_mapping(name, value, self.config_dir))
         for i in self.order:
-            if self.tops[i] != top:
-                continue
             axis = self.axes[i]
-            value = axis.values[index[i]]
-            if axis.group:
-                set_path(mapping, GROUPS[axis.name], option_mapping(axis.name, value, self.config_dir))
-            else:
-                set_path(mapping, axis.name, value)
+            if self.tops[i] == top and not axis.group:
+                write = set_pipeline_path if top == "pipeline" else set_path
+                write(mapping, axis.name, axis.values[index[i]])
         return schema._value(mapping[top], self.hints[top], {}, top)
 
     def scenario(self, index: tuple[int, ...]) -> Scenario:
         """The scenario at `index`; its `config` is still that of the base."""
         changes = {}
-        for top in dict.fromkeys(self.tops):
+        for top in dict.fromkeys([*self.tops, *sorted(self.further)]):
             key = self._key(top, index)
             if key not in self.parsed:
                 try:

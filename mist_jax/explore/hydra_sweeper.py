@@ -158,7 +158,7 @@ class MistSweeper(BasicSweeper):
         composer = _Composer(loader, self.config, table, groups)
         for choice in itertools.product(*(range(len(s.texts)) for s in groups)):
             config = composer.config(choice)
-            if config.get("mode") != "evaluate" or OmegaConf.select(config, "pipeline.stages"):
+            if config.get("mode") != "evaluate":
                 return None
             text = OmegaConf.to_yaml(config)
             if "${" in text:

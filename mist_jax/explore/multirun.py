@@ -7,7 +7,7 @@ import itertools
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -17,47 +17,17 @@ from mist_jax.application import start_jax
 from mist_jax.compose import name_groups, set_path
 from mist_jax.errors import ConfigError
 from mist_jax.explore.axes import Axis, _field
-from mist_jax.explore.deployments import Structure, is_direct
+from mist_jax.explore.deployments import is_direct
 from mist_jax.explore.hydra_sweeper import CHOICES, JobTable, Swept
-from mist_jax.explore.plan import Plan
+from mist_jax.explore.jobs import JobsPlan
 from mist_jax.explore.sweep import _InMemory, labelled, run_boxes
 from mist_jax.io.netcdf import write_netcdf
 from mist_jax.kept_programs import COMPILING
 from mist_jax.schema import Scenario, parse_scenario
 from mist_jax.units import DIMENSIONS
 
-
-class JobsPlan(Plan):
-    """A plan whose first axis is a list of scenarios, and whose others are plain numbers."""
-
-    def __init__(self, scenarios: list[Scenario], axes: tuple[Axis, ...], variables: Any = None) -> None:
-        self.scenarios = scenarios
-        jobs = Axis("combination", tuple(float(i) for i in range(len(scenarios))), "", True, False)
-        super().__init__(scenarios[0], (jobs, *axes), variables=variables)
-
-    def _parsed(self, axes: Any) -> tuple[Axis, ...]:
-        return axes
-
-    def _direct(self, axis: Axis) -> bool:
-        return axis.name != "combination"
-
-    def _pools(self) -> bool:
-        return any(s.prefill is not None for s in self.scenarios)
-
-    @property
-    def structure(self) -> Structure:  # type: ignore[override]
-        """The table of the scenarios."""
-        if not hasattr(self, "_structure"):
-            self._structure = Structure.of(self.scenarios)
-        return self._structure
-
-
-def evaluate_many(scenarios: list[Scenario], *, variables: Any = None) -> xr.Dataset:
-    """Steady state of a list of scenarios along `combination`, in one program a kind; statuses as in `sweep`."""
-    plan = JobsPlan(scenarios, (), variables)
-    target = _InMemory(plan)
-    run_boxes(plan, plan.boxes(), target, "threads", lambda _: None)
-    return labelled(plan, target.finish())
+if TYPE_CHECKING:
+    from mist_jax.explore.pipeline_plan import JobsPipelinePlan
 
 
 def run_jobs(table: JobTable) -> xr.Dataset:
@@ -72,7 +42,7 @@ def run_jobs(table: JobTable) -> xr.Dataset:
     direct = [
         i
         for i, (s, a) in enumerate(zip(table.swept, axes, strict=True))
-        if not s.group and all(is_direct(a, scenario) for scenario in firsts)
+        if not s.group and all(_is_direct(a, scenario) for scenario in firsts)
     ]
     listed = [i for i in range(len(axes)) if i not in direct]
     plain = [i for i in listed if not table.swept[i].group]
@@ -83,7 +53,7 @@ def run_jobs(table: JobTable) -> xr.Dataset:
         base = firsts[list(table.composed).index(choice)]
         changes = {table.swept[i].key: table.swept[i].values[at[i]] for i in plain}
         scenarios.append(_changed(base, changes) if changes else base)
-    plan = JobsPlan(scenarios, tuple(axes[i] for i in direct))
+    plan = _plan(scenarios, tuple(axes[i] for i in direct))
     target = _InMemory(plan)
     with ThreadPoolExecutor(1) as beside:
         beside.submit(_load_writers)
@@ -93,7 +63,10 @@ def run_jobs(table: JobTable) -> xr.Dataset:
             COMPILING.set()  # everything was compiled before, or something failed
     sizes = [axes[i].size for i in (*listed, *direct)]
     order = np.argsort([*listed, *direct])
-    data = {n: v.reshape(*sizes).transpose(order) for n, v in target.finish().items()}
+    data = {}
+    for name, v in target.finish().items():
+        tail = v.shape[1 + len(direct) :]
+        data[name] = v.reshape(*sizes, *tail).transpose(*order, *range(len(sizes), len(sizes) + len(tail)))
     plan.axes = tuple(axes)
     return labelled(plan, data)
 
@@ -101,6 +74,23 @@ def run_jobs(table: JobTable) -> xr.Dataset:
 def scenarios_of(table: JobTable) -> list[Scenario]:
     """The first job's scenario, and one with each further option of the swept groups."""
     return [_scenario(table, choice) for choice in table.composed if np.count_nonzero(choice) <= 1]
+
+
+def _is_direct(axis: Axis, scenario: Scenario) -> bool:
+    """Whether an axis is a plain number of every point."""
+    if not scenario.pipeline.stages:
+        return is_direct(axis, scenario)
+    from mist_jax.explore.pipeline_plan import DIRECT
+
+    return axis.numeric and axis.name in DIRECT
+
+
+def _plan(scenarios: list[Scenario], axes: tuple[Axis, ...]) -> JobsPlan | JobsPipelinePlan:
+    if not any(s.pipeline.stages for s in scenarios):
+        return JobsPlan(scenarios, axes)
+    from mist_jax.explore.pipeline_plan import JobsPipelinePlan
+
+    return JobsPipelinePlan(scenarios, axes)
 
 
 def _load_writers() -> None:

@@ -39,6 +39,9 @@ class Plan:
         variables: names of the scalars and vectors to keep.
     """
 
+    #: Points from which a sweep on a terminal shows a bar.
+    bar_from = 100_000
+
     def __init__(
         self,
         scenario: Scenario,
@@ -66,10 +69,6 @@ class Plan:
         self.shape_of_block = block.choose_shape(sizes["outer"], sizes["inner"])
 
     def _parsed(self, axes: Any) -> tuple[Axis, ...]:
-        if self.scenario.pipeline.stages:
-            raise ConfigError(
-                "sweep: the pipeline has stages besides the model; sweeps cover the model's engine alone"
-            )
         return parse_axes(self.scenario, axes, self.config_dir)
 
     def _pools(self) -> bool:
@@ -99,13 +98,35 @@ class Plan:
             return tuple(self.known)
         if isinstance(variables, str):
             variables = [variables]
-        allowed = [*self.known, *block.VECTORS]
+        allowed = [*self.known, *self._vectors()]
         for name in variables:
             if name not in allowed:
                 raise ConfigError(
                     f"variables: no '{name}'{nearest(name, allowed)}; there are: {', '.join(allowed)}"
                 )
         return tuple(dict.fromkeys([*variables, "status"]))
+
+    def _vectors(self) -> tuple[str, ...]:
+        """Variables with a dimension of their own that must be named."""
+        return tuple(block.VECTORS)
+
+    @property
+    def coords(self) -> dict[str, list[str]]:
+        """Coordinates beside the axes."""
+        known = {"part": STEP_PARTS, "share": ENERGY_SHARES}
+        return {
+            block.VECTORS[n][0]: list(known[block.VECTORS[n][0]])
+            for n in self.variables
+            if n in block.VECTORS
+        }
+
+    def prepare(self) -> None:
+        """What workers need, built once."""
+        _ = self.structure
+
+    def problems(self, status: Any) -> list[str]:
+        """What the first few combinations that could not be built say; `status`: of all points."""
+        return self.structure.problems
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -138,8 +159,11 @@ class Plan:
         table = hashlib.sha256()
         for columns in self.structure.columns.values():
             table.update(columns.tobytes())
+        return self._digest(table.hexdigest())
+
+    def _digest(self, table: str) -> str:
         content = {
-            "table": table.hexdigest(),
+            "table": table,
             "version": mist_jax.__version__,
             "config": self.scenario.config,
             "axes": [(a.name, list(a.values)) for a in self.axes],

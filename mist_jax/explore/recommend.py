@@ -170,7 +170,7 @@ def _tightest(scenario: Scenario, fleet: Fleet) -> tuple[str, float]:
 
 def _elasticities(scenario: Scenario) -> dict[str, dict[str, float]]:
     """d log figure / d log resource by central differences, both pools' chips scaled together."""
-    from mist_jax.explore.multirun import evaluate_many
+    from mist_jax.explore.jobs import evaluate_many
 
     variants, names = [], []
     for name, paths in RESOURCES.items():
@@ -229,7 +229,7 @@ def _headroom(scenario: Scenario, slower: float = 1.0) -> float:
 
 def _intervals(chosen: Scenario) -> dict[str, tuple[float, float]]:
     """80 % intervals of the latencies and of the headroom; empty where the calibration has none."""
-    from mist_jax.explore.multirun import evaluate_many
+    from mist_jax.explore.jobs import evaluate_many
     from mist_jax.intervals import add_intervals, factors_of
 
     names = ("ttft_s", "tpot_s", "e2e_s")

@@ -77,6 +77,11 @@ class Store:
                 fill_value=MISSING if name == "status" else np.nan,
             )
             array.attrs.update(plan.attrs_of(name))
+        for name, labels in plan.coords.items():
+            array = self.group.create_array(
+                name, shape=(len(labels),), dtype=str, chunks=(max(len(labels), 1),), dimension_names=(name,)
+            )
+            array[:] = np.asarray(labels, dtype=object)
         self.group.attrs["axes"] = json.dumps([a.name for a in plan.axes])
         # last: a folder without it was interrupted before it was complete
         self.group.attrs["fingerprint"] = plan.fingerprint

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, Status
 from mist_jax.evaluate import describe
 from mist_jax.explore.plan import Box, Plan, status_text
-from mist_jax.physics.step import STEP_PARTS
-from mist_jax.physics.step_energy import ENERGY_SHARES
 from mist_jax.schema import Scenario
 
 #: Boxes under way at once: XLA releases the interpreter while it runs, and one box hardly fills a core.
@@ -62,9 +61,13 @@ def sweep(
     Raises:
         ConfigError: an axis or a value that cannot be; a `store` that holds another sweep or cannot be written.
 
-    Range: that of `evaluate`. Not covered: playback of traces, pipelines of stages.
+    With a pipeline of stages (in `scenario`, or the axis `pipeline`) there are further variables along `stage`, NaN
+    where a pipeline has no such stage, and a point that a client cannot keep up with is unstable without figures.
+
+    Range: that of `evaluate`. Not covered: playback of traces, elasticities of a pipeline.
     """
-    plan = Plan(scenario, axes, variables=variables, dtype=dtype, config_dir=config_dir)
+    options = {"variables": variables, "dtype": dtype, "config_dir": config_dir}
+    plan = _pipeline_plan(scenario, axes, options) or Plan(scenario, axes, **options)
     boxes = plan.boxes()
     if store is not None:
         from mist_jax.explore.store import Store
@@ -73,7 +76,7 @@ def sweep(
         boxes = [b for b in boxes if not target.has(b)]
     else:
         target = _InMemory(plan)
-    with _bar(plan.points, sum(_count(b) for b in boxes), progress) as advance:
+    with _bar(plan, sum(_count(b) for b in boxes), progress) as advance:
         run_boxes(plan, boxes, target, executor, advance)
     data = target.finish()
     ds = labelled(plan, data)
@@ -91,6 +94,17 @@ def sweep(
         )
 
     return add_sweep_intervals(ds, scenario, plan.axes, plan.config_dir, at_rates)
+
+
+def _pipeline_plan(scenario: Scenario, axes: Mapping[str, Any], options: dict[str, Any]) -> Plan | None:
+    """The plan of a sweep over pipelines of stages, if this is one."""
+    require_scenario(scenario)
+    named = [str(a) for a in axes] if isinstance(axes, Mapping) else []
+    if not scenario.pipeline.stages and not any(a == "pipeline" or "pipeline." in a for a in named):
+        return None
+    from mist_jax.explore.pipeline_plan import PipelinePlan
+
+    return PipelinePlan(scenario, axes, **options)
 
 
 class _InMemory:
@@ -120,7 +134,7 @@ def run_boxes(
 
         run_on_dask(plan, boxes, target, executor, advance)
         return
-    _ = plan.structure  # built once, here, not by both workers
+    plan.prepare()  # once, here, not by both workers
     if len(boxes) == 1:
         target.write(boxes[0], plan.evaluate(boxes[0]))
         advance(_count(boxes[0]))
@@ -155,10 +169,10 @@ def _count(box: Box) -> int:
 
 
 @contextmanager
-def _bar(points: int, todo: int, progress: bool | None) -> Any:
+def _bar(plan: Plan, todo: int, progress: bool | None) -> Any:
     """A bar on standard error; silent where that is no terminal."""
     if progress is None:
-        progress = sys.stderr.isatty() and todo > 100_000
+        progress = sys.stderr.isatty() and todo > plan.bar_from
     if not progress:
         yield lambda _: None
         return
@@ -167,7 +181,7 @@ def _bar(points: int, todo: int, progress: bool | None) -> Any:
 
     columns = (TextColumn("sweep"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("sweep", total=points, completed=points - todo)
+        task = bar.add_task("sweep", total=plan.points, completed=plan.points - todo)
         yield lambda n: bar.advance(task, n)
 
 
@@ -176,16 +190,14 @@ def labelled(plan: Plan, data: dict[str, Any]) -> xr.Dataset:
     coords: dict[str, Any] = {
         a.name: (a.name, a.coordinate, {"units": a.units} if a.units else {}) for a in plan.axes
     }
-    if "breakdown_s" in data:
-        coords["part"] = list(STEP_PARTS)
-    if "power_share_w" in data:
-        coords["share"] = list(ENERGY_SHARES)
+    coords |= plan.coords
     ds = xr.Dataset({n: (plan.dims_of(n), v, plan.attrs_of(n)) for n, v in data.items()}, coords=coords)
     ds["status"].attrs["meanings"] = status_text()
     varied = {a.name.split(".")[0].split("@")[0] for a in plan.axes}
     ds.attrs.update({k: v for k, v in describe(plan.scenario).items() if k not in varied})
-    if plan.structure.problems:
-        ds.attrs["problems"] = plan.structure.problems
+    problems = plan.problems(ds["status"])
+    if problems:
+        ds.attrs["problems"] = problems
     return ds
 
 

@@ -225,7 +225,7 @@ def shared_slowdown(
         arrival_rate: [classes] jobs/s.  work: [classes] units per job.  demand: [classes, resources] per
             unit.
         capacity: [resources].  caps, weights: [classes], per job.  kappa: interference per further job.
-        iterations: of the damped iteration (static), before twelve Newton steps.
+        iterations: of the damped iteration, before Newton steps, at most.
 
     Returns:
         `seconds` [classes] mean time of a job, `alone` [classes] its time without others, `slowdown`
@@ -266,10 +266,10 @@ def shared_slowdown(
     frozen = jax.lax.stop_gradient(params)
     top = jnp.log(limit / jnp.maximum(frozen[0], 1e-12))
 
-    def iterate(_: int, log_t: Array) -> Array:
+    def iterate(log_t: Array) -> Array:
         return 0.5 * log_t + 0.5 * jnp.minimum(step(log_t, frozen), top)
 
-    def newton(_: int, log_t: Array) -> Array:
+    def newton(log_t: Array) -> Array:
         # The damped iteration contracts like rho and crawls near saturation; Newton does not. Steps are
         # clipped because the slope is wrong across a kink.
         slope = jax.jacfwd(lambda v: step(v, frozen))(log_t)
@@ -277,8 +277,20 @@ def shared_slowdown(
         return jnp.clip(log_t + jnp.clip(move, -2.0, 2.0), jnp.log(jax.lax.stop_gradient(alone)), top)
 
     identity = jnp.eye(classes, dtype=dtype) * (1.0 + 1e-12)
-    start = jax.lax.fori_loop(0, iterations, iterate, jnp.log(jax.lax.stop_gradient(alone)))
-    found = jax.lax.stop_gradient(jax.lax.fori_loop(0, 12, newton, start))
+    def settle(turn: Any, log_t: Array, most: int, close: float) -> Array:
+        """`turn` until it moves no logarithm by more than `close`, at most `most` times."""
+
+        def again(state: tuple) -> Array:
+            return (state[0] < most) & (state[2] > close)
+
+        def once(state: tuple) -> tuple:
+            new = turn(state[1])
+            return state[0] + 1, new, jnp.max(jnp.abs(new - state[1]))
+
+        return jax.lax.while_loop(again, once, (0, log_t, jnp.asarray(jnp.inf, dtype)))[1]
+
+    start = settle(iterate, jnp.log(jax.lax.stop_gradient(alone)), iterations, 1e-6)
+    found = jax.lax.stop_gradient(settle(newton, start, 12, 1e-13))
     slope = jax.lax.stop_gradient(jax.jacfwd(lambda v: step(v, frozen))(found))
     residual = step(found, params) - found
     log_t = found + jnp.linalg.solve(identity - slope, residual)

@@ -77,6 +77,20 @@ class Pipeline:
         return np.maximum.reduce([finish[p] for p in node.parents]) if node.parents else 0.0
 
 
+def critical_path(pipeline: Pipeline, finish: Any) -> Any:
+    """Which nodes are on the longest path to the request's end, from the nodes' ends; both [points, nodes]."""
+    ends = [i for i, n in enumerate(pipeline.nodes) if n.spec.wait]
+    out = np.zeros(finish.shape, dtype=bool)
+    point = np.arange(len(finish))
+    out[point, np.array(ends)[np.argmax(finish[:, ends], axis=1)]] = True
+    for i in reversed(range(len(pipeline.nodes))):  # children come after their parents
+        parents = list(pipeline.nodes[i].parents)
+        if parents:
+            latest = np.array(parents)[np.argmax(finish[:, parents], axis=1)]
+            out[point[out[:, i]], latest[out[:, i]]] = True
+    return out
+
+
 def parse_pipeline(scenario: Scenario) -> Pipeline:
     """The scenario's pipeline, checked.
 
@@ -173,11 +187,7 @@ def _check_tier(key: str, tier: str, client: Client) -> None:
 
 
 def _check_machine(key: str, kind: str, definition: Any, params: Any, client: Client) -> None:
-    from mist_jax.physics.demand import missing
-    from mist_jax.stages.protocol import Work
-
-    sample = Work(documents=10.0, document_tokens=100.0, images=1.0, kv_bytes_per_token=1e5, kv_layers=32.0)
-    lacks = missing(definition.function(params, sample), client.machine())
+    lacks = _lacks(definition, params, client)
     if lacks:
         hints = {
             "cpu": f"set pipeline.clients.{client.name}.cores",
@@ -197,6 +207,30 @@ def _check_machine(key: str, kind: str, definition: Any, params: Any, client: Cl
         raise ConfigError(
             f"{key}.servers: got {shards:g}; client '{client.name}' has {client.machines:g} machines (count)"
         )
+
+
+#: What demands lack on machines, by stage, parameters and rates: a sweep asks the same again and again.
+_LACKS: dict[Any, list[str]] = {}
+
+
+def _lacks(definition: Any, params: Any, client: Client) -> list[str]:
+    """Resources that a stage needs and the client's machines do not have."""
+    import jax
+
+    from mist_jax.physics.demand import missing
+    from mist_jax.stages.protocol import Work
+
+    machine = client.machine()
+    leaves, form = jax.tree.flatten(params)
+    key = (definition, form, tuple(map(float, leaves)), tuple(machine.rate.tolist()))
+    if key not in _LACKS:
+        sample = Work(
+            documents=10.0, document_tokens=100.0, images=1.0, kv_bytes_per_token=1e5, kv_layers=32.0
+        )
+        if len(_LACKS) > 10_000:
+            _LACKS.clear()
+        _LACKS[key] = missing(definition.function(params, sample), machine)
+    return _LACKS[key]
 
 
 def shards_of(params: Any) -> float:

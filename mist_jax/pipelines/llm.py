@@ -11,20 +11,24 @@ with `alone` the TTFT of such a prompt on an idle pool: sequences that step toge
 their own prefill. One stage alone gets exactly what `evaluate` gives without a pipeline.
 
 Services and transfers that run on the pool's own machines come first: iterations get what these leave of the chips'
-FLOP/s and memory bandwidth on average (`Pool.beside`).
+FLOP/s and memory bandwidth on average (`left_of`).
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
 import numpy as np
 
 from mist_jax import build
+from mist_jax.kept_programs import Kept
 from mist_jax.physics.demand import INDEX
+from mist_jax.pipelines.points import BLOCK, OverPoints, rows, stacked
 from mist_jax.pytree import replace
 from mist_jax.schema import Scenario
 from mist_jax.system.deployment import System
@@ -39,7 +43,7 @@ _TAKEN = {"accelerator": "peak_flops", "device_memory": "memory_bandwidth"}
 
 @dataclasses.dataclass(frozen=True)
 class Calls:
-    """Calls of the stages on one pool; [stages] each. `rate` counts calls per second, rounds included."""
+    """Calls of the stages on one pool; [..., stages] each. `rate` counts calls per second, rounds included."""
 
     rate: np.ndarray
     new: np.ndarray
@@ -55,20 +59,20 @@ class Calls:
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """What the pool sees: means of one sequence."""
+    """What the pool sees: means of one sequence; numbers or arrays."""
 
-    rate: float  #: sequences/s
-    isl: float
-    hit: float
-    steps: float
-    osl_cv: float
+    rate: Any  #: sequences/s
+    isl: Any
+    hit: Any
+    steps: Any
+    osl_cv: Any
 
 
 class Pool:
-    """An LLM pool, built once; evaluates mixes through the compiled programs of `mist_jax.evaluate`."""
+    """An LLM pool, built once; what it takes alone is remembered."""
 
-    def __init__(self, scenario: Scenario, where: str = "") -> None:
-        from mist_jax.evaluate import programs, require_fit
+    def __init__(self, scenario: Scenario) -> None:
+        from mist_jax.evaluate import programs
 
         self.scenario = scenario
         self.system: System = build.build_system(scenario)
@@ -76,10 +80,21 @@ class Pool:
             build.build_system(scenario, scenario.prefill, "prefill.") if scenario.prefill else None
         )
         self.memory = jax.tree.map(np.asarray, programs()["memory"](self.system))
-        require_fit(scenario, self.memory)
-        if self.prefill is not None:
-            require_fit(scenario, programs()["memory"](self.prefill), "prefill.")
-        self._alone: dict[tuple[float, float], float] = {}
+        self.prefill_memory = (
+            None if self.prefill is None else jax.tree.map(np.asarray, programs()["memory"](self.prefill))
+        )
+        #: (new, past) prompt tokens → TTFT on the idle pool, s
+        self.known_alone: dict[tuple[float, float], float] = {}
+        #: prefill alone against prompt tokens: (tokens, seconds)
+        self.known_grid: tuple[np.ndarray, np.ndarray] | None = None
+
+    def require_fit(self) -> None:
+        """Raises ConfigError if the model does not fit."""
+        from mist_jax.evaluate import require_fit
+
+        require_fit(self.scenario, self.memory)
+        if self.prefill_memory is not None:
+            require_fit(self.scenario, self.prefill_memory, "prefill.")
 
     def outside_s(self, prompt_tokens: Any) -> np.ndarray:
         """Seconds of calls outside of the engine (HTTP, tokenizer of the server, handover between pools)."""
@@ -88,6 +103,7 @@ class Pool:
         front = self.system if self.prefill is None else self.prefill
         return outside_s(front, prompt_tokens, self.prefill is not None)
 
+    @cached_property
     def kv(self) -> tuple[float, float]:
         """(KV bytes per token, not sharded; layers)."""
         from mist_jax.physics.memory import kv_bytes_total
@@ -95,67 +111,166 @@ class Pool:
         per_token = float(kv_bytes_total(self.system.model, np.asarray(1000.0))) / 1000.0
         return per_token, float(self.system.model.layers)
 
-    def run(self, kind: str, mix: Mix, concurrency: float = 1.0) -> Any:
-        """`SteadyState`, or `Disaggregated` for two pools, of the mix; `kind` is open or closed."""
-        work = replace(
-            build.build_workload(self.scenario),
-            isl=np.float64(mix.isl),
-            osl=np.float64(1.0 + mix.steps),
-            concurrency=np.float64(concurrency),
-            rate=np.float64(mix.rate),
-            osl_cv=np.float64(mix.osl_cv),
-        )
-        replicas = self.scenario.parallelism.replicas
-        decode = _with_hit(self.system, mix.hit)
+    @cached_property
+    def arguments(self) -> tuple:
+        """What the steady-state programs take, the mix aside.
+
+        Raises:
+            ConfigError: what the steady state does not describe (`build.build_workload`).
+        """
+        work = build.build_workload(self.scenario)
+        replicas = float(self.scenario.parallelism.replicas)
         if self.prefill is None:
-            from mist_jax.evaluate import programs
+            return self.system, work, replicas
+        pool = self.scenario.prefill
+        assert pool is not None
+        transfer = build.build_transfer(self.scenario)
+        return self.system, self.prefill, transfer, work, replicas, float(pool.parallelism.replicas)
 
-            out = programs()[kind](decode, work, replicas)
-        else:
-            from mist_jax.evaluate_disaggregated import _programs
+    @property
+    def structure(self) -> Any:
+        """What pools must have in common to be evaluated in one program."""
+        leaves, tree = jax.tree.flatten(self.arguments)
+        return tree, tuple(np.shape(x) for x in leaves)
 
-            pool = self.scenario.prefill
-            assert pool is not None
-            out = _programs()[kind](
-                decode, _with_hit(self.prefill, mix.hit), build.build_transfer(self.scenario), work, replicas,
-                pool.parallelism.replicas,
-            )  # fmt: skip
-        return jax.tree.map(np.asarray, out)
 
-    def beside(self, left: dict[str, float]) -> Pool:
-        """The pool whose iterations get these shares of its chips (see `left_of`)."""
-        if all(share == 1.0 for share in left.values()):
-            return self
-        hw = self.system.hardware
+class Pools:
+    """The pool of one client at many points, alike in structure; evaluates mixes through compiled programs."""
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
+        """`pools`: that of every point; the same object where it is the same."""
+        numbers: dict[int, int] = {}
+        self.pools = list({id(p): p for p in pools}.values())
+        for pool in self.pools:
+            numbers[id(pool)] = len(numbers)
+        self.index = np.array([numbers[id(p)] for p in pools])
+        self.prefill = self.pools[0].prefill is not None
+
+    @cached_property
+    def _arguments(self) -> tuple:
+        return stacked([p.arguments for p in self.pools])
+
+    def each(self, value: Callable[[Pool], Any]) -> np.ndarray:
+        """A number of the pool at every point."""
+        return np.array([value(p) for p in self.pools], dtype=np.float64)[self.index]
+
+    @cached_property
+    def memory(self) -> Any:
+        """`MemoryUse` at every point."""
+        return rows(stacked([p.memory for p in self.pools]), self.index)
+
+    def take(self, at: np.ndarray) -> Pools:
+        """The pools at the points `at`."""
         other = copy.copy(self)
-        other.system = replace(
-            self.system, hardware=replace(hw, **{f: getattr(hw, f) * share for f, share in left.items()})
-        )
+        other.index = self.index[at]
+        other.__dict__.pop("memory", None)
         return other
 
-    def alone(self, new: float, past: float) -> float:
-        """TTFT of one such prompt on an idle pool, s."""
-        key = (round(new, 6), round(past, 6))
-        if key not in self._alone:
-            isl = max(new + past, 1.0)
-            mix = Mix(rate=_IDLE, isl=isl, hit=past / isl, steps=1.0, osl_cv=0.0)
-            self._alone[key] = float(whole(self.run("open", mix)).ttft)
-        return self._alone[key]
+    def run(
+        self,
+        kind: str,
+        mix: Mix,
+        concurrency: Any = 1.0,
+        scale: Mapping[str, np.ndarray] | None = None,
+        at: np.ndarray | None = None,
+    ) -> Any:
+        """`SteadyState`, or `Disaggregated` for two pools, of the mixes; leading axis [rows].
+
+        Args:
+            kind: open or closed. mix: arrays [rows]. concurrency: [rows] sequences that a closed loop holds.
+            scale: field of `Hardware` → [rows] factor on it (of the decode pool). at: [rows] points, default all.
+        """
+        point = np.arange(len(self.index)) if at is None else at
+        count = len(point)
+        fields = {
+            name: np.broadcast_to(np.asarray(value, np.float64), (count,))
+            for name, value in (
+                ("isl", mix.isl), ("osl", 1.0 + np.asarray(mix.steps)), ("osl_cv", mix.osl_cv), ("rate", mix.rate),
+                ("concurrency", concurrency),
+            )
+        }  # fmt: skip
+        hit = np.broadcast_to(np.asarray(mix.hit, np.float64), (count,))
+
+        def arguments(row: np.ndarray) -> tuple:
+            decode, *others = rows(self._arguments, self.index[point[row]])
+            hw = decode.hardware
+            for name, factor in (scale or {}).items():
+                value = getattr(hw, name)
+                by = np.broadcast_to(factor, (count,))[row].reshape(-1, *(1,) * (value.ndim - 1))
+                hw = replace(hw, **{name: value * by})
+            decode = _with_hit(replace(decode, hardware=hw), hit[row])
+            place = 2 if self.prefill else 0
+            others[place] = replace(others[place], **{k: v[row] for k, v in fields.items()})
+            if self.prefill:
+                others[0] = _with_hit(others[0], hit[row])
+            return decode, *others
+
+        return _steady(kind, self.prefill)(count, arguments)
+
+    def alone(self, new: np.ndarray, past: np.ndarray) -> np.ndarray:
+        """TTFT of such prompts on an idle pool, s; new, past and result [points] or [points, prompts]."""
+        new, past = np.broadcast_arrays(np.asarray(new, float), np.asarray(past, float))
+        point = np.broadcast_to(np.arange(len(self.index)).reshape(-1, *(1,) * (new.ndim - 1)), new.shape)
+        keys = list(
+            zip(
+                self.index[point.ravel()].tolist(),
+                np.round(new, 6).ravel().tolist(),
+                np.round(past, 6).ravel().tolist(),
+                strict=True,
+            )
+        )
+        first: dict[tuple[int, float, float], int] = {}
+        for row, key in enumerate(keys):
+            if key not in first and key[1:] not in self.pools[key[0]].known_alone:
+                first[key] = row
+        if first:
+            row = np.array(list(first.values()))
+            n, p = new.ravel()[row], past.ravel()[row]
+            isl = np.maximum(n + p, 1.0)
+            mix = Mix(rate=_IDLE, isl=isl, hit=p / isl, steps=1.0, osl_cv=0.0)
+            ttft = whole(self.run("open", mix, at=point.ravel()[row])).ttft
+            for key, value in zip(first, ttft.tolist(), strict=True):
+                known = self.pools[key[0]].known_alone
+                known[key[1:]] = value
+        return np.array([self.pools[k].known_alone[n, p] for k, n, p in keys]).reshape(new.shape)
 
     def prefill_grid(self, points: int = 12) -> tuple[np.ndarray, np.ndarray]:
-        """Prefill alone against prompt tokens, for load-or-recompute and overlap."""
-        longest = min(float(self.system.model.max_context), float(self.memory.kv_tokens))
-        tokens = np.geomspace(16.0, max(0.98 * longest - 8.0, 32.0), points)
-        return tokens, np.array([self.alone(t, 0.0) - self.outside_s(t) for t in tokens])
+        """Prefill alone against prompt tokens, for load-or-recompute and overlap: (tokens, seconds) [points, grid]."""
+        missing = [k for k, p in enumerate(self.pools) if p.known_grid is None]
+        if missing:
+            own = Pools([self.pools[k] for k in missing])
+            tokens = np.stack([_grid(p, points) for p in own.pools])
+            alone = own.alone(tokens, np.zeros_like(tokens))
+            for p, t, s in zip(own.pools, tokens, alone, strict=True):
+                p.known_grid = t, s - p.outside_s(t)
+        grids = [p.known_grid for p in self.pools]
+        at = self.index
+        return np.stack([g[0] for g in grids if g])[at], np.stack([g[1] for g in grids if g])[at]
 
 
-def left_of(utilization: np.ndarray) -> dict[str, float]:
-    """Field of `Hardware` → mean share that services with this [RESOURCES] utilization leave."""
-    used = {field: float(utilization[INDEX[resource]]) for resource, field in _TAKEN.items()}
-    return {field: max(1.0 - u, _LEAST) if u > 1e-9 else 1.0 for field, u in used.items()}
+def _grid(pool: Pool, points: int) -> np.ndarray:
+    longest = min(float(pool.system.model.max_context), float(pool.memory.kv_tokens))
+    return np.geomspace(16.0, max(0.98 * longest - 8.0, 32.0), points)
 
 
-def scenario_beside(scenario: Scenario, left: dict[str, float]) -> Scenario:
+@lru_cache(maxsize=4)
+def _steady(kind: str, prefill: bool) -> OverPoints:
+    """The steady-state program of one pool or two, over points; that of one point is `evaluate`'s own."""
+    from mist_jax.evaluate import programs
+    from mist_jax.evaluate_disaggregated import _programs
+
+    one = (_programs() if prefill else programs())[kind]
+    many = Kept(jax.vmap(one.function), f"{one.name} over {BLOCK} points", quick=True)
+    return OverPoints(one, many)
+
+
+def left_of(utilization: np.ndarray) -> dict[str, np.ndarray]:
+    """Field of `Hardware` → mean share that services with this [..., RESOURCES] utilization leave."""
+    used = {field: utilization[..., INDEX[resource]] for resource, field in _TAKEN.items()}
+    return {field: np.where(u > 1e-9, np.maximum(1.0 - u, _LEAST), 1.0) for field, u in used.items()}
+
+
+def scenario_beside(scenario: Scenario, left: Mapping[str, Any]) -> Scenario:
     """The scenario of a pool whose iterations get these shares of its chips."""
     hw = scenario.hardware
     rates = {f.name: getattr(hw.peak, f.name) for f in dataclasses.fields(hw.peak)}
@@ -165,8 +280,8 @@ def scenario_beside(scenario: Scenario, left: dict[str, float]) -> Scenario:
     return dataclasses.replace(scenario, hardware=chip)
 
 
-def _with_hit(system: System, hit: float) -> System:
-    return replace(system, engine=replace(system.engine, prefix_hit_rate=np.float64(hit)))
+def _with_hit(system: System, hit: np.ndarray) -> System:
+    return replace(system, engine=replace(system.engine, prefix_hit_rate=hit))
 
 
 def whole(out: Any) -> Any:
@@ -175,21 +290,37 @@ def whole(out: Any) -> Any:
 
 
 def mix_of(calls: Calls) -> Mix:
-    """The mean sequence of the calls (see the module's text)."""
+    """The mean sequence of the calls (see the module's text); one for each leading index."""
     sequences = calls.rate * calls.branches
-    total = float(sequences.sum())
-    if total <= 0:
-        return Mix(rate=_IDLE, isl=1.0, hit=0.0, steps=1e-3, osl_cv=0.0)
-    share = sequences / total
+    total = sequences.sum(axis=-1)
+    share = sequences / total[..., None]
     steps_i = np.maximum(calls.output - 1.0, 0.0) / calls.gain
-    new = float((share * calls.new / calls.branches).sum())
-    past = float((share * calls.past / calls.branches).sum())
-    steps = float((share * steps_i).sum())
+    new = (share * calls.new / calls.branches).sum(axis=-1)
+    past = (share * calls.past / calls.branches).sum(axis=-1)
+    steps = (share * steps_i).sum(axis=-1)
     prompt = calls.new + calls.past
     read = np.where(calls.shared > 0, prompt / calls.branches, prompt)
     weight = share * steps_i
-    context = float((weight * (read + calls.spread)).sum() / weight.sum()) if weight.sum() > 0 else new + past
-    isl, osl = max(new + past, 1.0), 1.0 + steps
+    decoding = weight.sum(axis=-1)
+    context = (weight * (read + calls.spread)).sum(axis=-1) / np.where(decoding > 0, decoding, 1.0)
+    context = np.where(decoding > 0, context, new + past)
+    isl, osl = np.maximum(new + past, 1.0), 1.0 + steps
     # the mean context is ISL + OSL (1 + cv^2) / 2: choose the cv that gives it
-    cv = np.sqrt(max((context - isl) / (0.5 * osl) - 1.0, 0.0))
-    return Mix(rate=total, isl=isl, hit=past / isl, steps=steps, osl_cv=float(cv))
+    cv = np.sqrt(np.maximum((context - isl) / (0.5 * osl) - 1.0, 0.0))
+    return Mix(rate=total, isl=isl, hit=past / isl, steps=steps, osl_cv=cv)
+
+
+def call_seconds(pools: Pools, out: Any, mix: Mix, calls: Calls) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(seconds, seconds alone, seconds to the first token) of each stage's calls on one pool, [points, stages]."""
+    state = whole(out)
+    ttft, tpot = np.asarray(state.ttft)[:, None], np.asarray(state.tpot)[:, None]
+    base = pools.alone(mix.isl * (1.0 - mix.hit), mix.isl * mix.hit)[:, None]
+    own = pools.alone(calls.new, calls.past)
+    steps = np.maximum(calls.longest - 1.0, 0.0) / calls.gain
+    first = np.maximum(ttft + own - base, own)
+    idle = whole(pools.run("open", dataclasses.replace(mix, rate=1e-9)))
+    return (
+        calls.rounds * (first + steps * tpot),
+        calls.rounds * (own + steps * np.asarray(idle.tpot)[:, None]),
+        (calls.rounds - 1.0) * (first + steps * tpot) + first,
+    )

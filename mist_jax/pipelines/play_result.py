@@ -13,7 +13,7 @@ from mist_jax.errors import ConfigError, TraceError
 from mist_jax.physics.demand import RESOURCES
 from mist_jax.physics.energy import DEFAULT_JOULES
 from mist_jax.pipelines.dag import parse_pipeline, shards_of
-from mist_jax.pipelines.evaluated import chips_of, rent_of
+from mist_jax.pipelines.figures import chips_of, rent_of
 from mist_jax.pipelines.played import Plan, plan
 from mist_jax.pipelines.steady import Model
 from mist_jax.queueing import playback
@@ -175,7 +175,7 @@ def _summary(
     span = float(np.nanmax(ends) - np.nanmin(ds.arrival_s.values)) if served.any() else float("nan")
     tokens = float(ds.output_tokens.values[served].sum())
     good = good_requests(scenario, ds)
-    dollars = rent_of(model) * span
+    dollars = rent_of(scenario, model.pipeline) * span
     joules = _joules(scenario, model, laid, played, span)
     stage = ds.stage_mean_s.values
     out |= {
@@ -184,7 +184,7 @@ def _summary(
         "goodput_per_s": float(good.sum() / span),
         "output_tokens_per_s": tokens / span,
         "preempted_requests": int((ds.preemptions.values > 0).sum()),
-        "chips": chips_of(model),
+        "chips": chips_of(scenario, model.pipeline),
         "cost_usd": dollars,
         "cost_per_request_usd": dollars / max(int(served.sum()), 1),
         "cost_per_million_output_tokens_usd": dollars / tokens * 1e6 if tokens else float("nan"),

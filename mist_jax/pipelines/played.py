@@ -20,12 +20,13 @@ import jax
 import numpy as np
 
 from mist_jax.errors import ConfigError
+from mist_jax.pipelines.batch import StageTimes
 from mist_jax.pipelines.dag import JUDGES, Pipeline, shards_of
 from mist_jax.pipelines.llm import scenario_beside
 from mist_jax.pipelines.queue import side_by_side
 from mist_jax.pipelines.rows import Rows, loop_edges, stage_edges
-from mist_jax.pipelines.steady import Model, StageTimes, require_stable, shape_of, start_work
-from mist_jax.pipelines.walk import Timed, walk_many_program
+from mist_jax.pipelines.steady import Model, require_stable
+from mist_jax.pipelines.walk import Timed, shape_of, start_work, walk_many_program
 from mist_jax.queueing.clients import Engine, Link, Station
 from mist_jax.queueing.trace import Trace
 from mist_jax.schema import Scenario

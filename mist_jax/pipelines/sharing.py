@@ -6,6 +6,7 @@ times. Machines and classes are padded to fixed numbers, so that one compiled pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -13,14 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mist_jax.physics.demand import RESOURCES, Demand, Machine, seconds_by_resource, steady_together
+from mist_jax.physics.demand import RESOURCES, Demand, Machine, steady_together
+from mist_jax.pipelines.points import OverPoints
 from mist_jax.pipelines.walk import PHASES
 from mist_jax.programs import compiled
 
 Array = Any
 
 #: Sizes that programs are compiled for; larger pipelines take the next multiple.
-MACHINES, CLASSES = 4, 8
+MACHINES, CLASSES = 4, 4
 
 
 def machine_seconds(
@@ -33,7 +35,7 @@ def machine_seconds(
             machine. rate, kappa: [RESOURCES].
 
     Returns:
-        of `steady_together`; and `by_resource` [classes, RESOURCES], s that each resource bounds a job alone.
+        of `steady_together`.
     """
     # a class that asks for nothing (padding, or latency alone) gets a picosecond of what there is most of
     idle = jnp.sum(amount, axis=(1, 2)) <= 0
@@ -42,11 +44,8 @@ def machine_seconds(
     amount = amount.at[:, 0, :].add(trace)
     rate = jnp.where(jnp.max(rate) > 0, rate, rate + most)
     works = [Demand(amount=amount[k], cap=cap[k], fixed_s=fixed[k]) for k in range(amount.shape[0])]
-    out = steady_together(works, jnp.where(idle, 0.0, arrivals), Machine(rate=rate, interference=kappa))
-    bound = jax.vmap(lambda a, c, f: seconds_by_resource(Demand(amount=a, cap=c, fixed_s=f), rate))(
-        amount, cap, fixed
-    )
-    return {**out, "by_resource": bound}
+    out: dict = steady_together(works, jnp.where(idle, 0.0, arrivals), Machine(rate=rate, interference=kappa))
+    return out
 
 
 def _all(
@@ -57,55 +56,101 @@ def _all(
 
 
 @lru_cache(maxsize=1)
-def _programs() -> tuple[Any, Any]:
-    return compiled(_all), compiled(jax.value_and_grad(_all, has_aux=True))
+def _sloped() -> Any:
+    return compiled(jax.value_and_grad(_all, has_aux=True))
 
 
-def share(
-    machines: list[Machine],
-    jobs: list[list[int]],
-    asked: Any,
-    arrivals: np.ndarray,
-    weights: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
-    """Mean times of every node in `jobs`, all machines at once.
+@lru_cache(maxsize=1)
+def _together() -> OverPoints:
+    def seconds_of_jobs(*args: Array) -> Array:
+        return machine_seconds(*args)["seconds"]
+
+    # not kept as executables: they call LAPACK, which a process that has traced nothing does not know yet
+    return OverPoints(compiled(seconds_of_jobs), compiled(jax.vmap(seconds_of_jobs)))
+
+
+def apart(rate: np.ndarray, jobs: list[list[int]], asked: Any, arrivals: np.ndarray) -> dict[str, np.ndarray]:
+    """What is known of every node without the others: the roofline of its phases, and what it keeps busy.
 
     Args:
-        machines: one of each client. jobs: nodes that run on each. asked: `walk.Asked` as NumPy.
-        arrivals: [nodes] jobs/s that reach one machine. weights: [nodes]; if given, `slope` is computed.
+        rate: [points, machines, RESOURCES], of one machine of each client. jobs: nodes that run on each.
+        asked: `walk.Asked` as NumPy, [points, ...]. arrivals: [points, nodes] jobs/s that reach one machine.
 
     Returns:
-        [nodes] `seconds`, `alone`, `by_resource` [nodes, RESOURCES]; [machines] `utilization` [.., RESOURCES],
-        `stable`; `slope` [machines, RESOURCES], d (sum weights * seconds) / d ln(rate).
+        [points, nodes] `alone` (`demand.seconds`), `by_resource` [.., RESOURCES] (`demand.seconds_by_resource`);
+        [points, machines] `utilization` [.., RESOURCES], `stable`.
     """
-    nodes, width = len(arrivals), len(RESOURCES)
-    m = -(-max(len(machines), 1) // MACHINES) * MACHINES
+    (points, nodes), width = arrivals.shape, len(RESOURCES)
+    alone, bound = np.zeros((points, nodes)), np.zeros((points, nodes, width))
+    used = np.zeros(rate.shape)
+    for i, own in enumerate(jobs):
+        if not own:
+            continue
+        amount, speed = np.asarray(asked.amount)[:, own], rate[:, i, None, None, :]
+        limit = np.minimum(np.asarray(asked.cap)[:, own], speed)
+        there = limit > 0
+        terms = np.where(amount > 0, np.where(there, amount / np.where(there, limit, 1.0), np.inf), 0.0)
+        alone[:, own] = np.sum(np.asarray(asked.fixed_s)[:, own] + terms.max(axis=-1), axis=-1)
+        slowest = np.arange(width) == terms.argmax(axis=-1)[..., None]
+        bound[:, own] = np.where(slowest, terms, 0.0).sum(axis=2)
+        offered = (arrivals[:, own, None] * amount.sum(axis=2)).sum(axis=1)
+        used[:, i] = offered / np.where(rate[:, i] > 0, rate[:, i], 1e-300)
+    stable = np.asarray((used < 1.0).all(axis=-1))
+    return {"alone": alone, "by_resource": bound, "utilization": used, "stable": stable}
+
+
+def together(
+    rate: np.ndarray, interference: np.ndarray, asked: Any, own: list[int], arrivals: np.ndarray
+) -> np.ndarray:
+    """Mean seconds of the nodes `own` of one machine under several loads, [points, loads, own].
+
+    Args:
+        rate, interference: [points, RESOURCES]. arrivals: [points, loads, own] jobs/s on this machine.
+    """
+    points, loads, jobs = arrivals.shape
+    extra = -jobs % CLASSES
+
+    def padded(x: Any, fill: float = 0.0) -> np.ndarray:
+        x = np.asarray(x)
+        return np.pad(x, [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
+
+    amount, cap = padded(np.asarray(asked.amount)[:, own]), padded(np.asarray(asked.cap)[:, own], np.inf)
+    fixed, come = padded(np.asarray(asked.fixed_s)[:, own]), padded(arrivals.reshape(points * loads, jobs))
+
+    def arguments(row: np.ndarray) -> tuple:
+        at = row // loads
+        return amount[at], cap[at], fixed[at], come[row], rate[at], interference[at]
+
+    return _together()(points * loads, arguments)[:, :jobs].reshape(points, loads, jobs)
+
+
+def slopes(
+    rate: np.ndarray, interference: np.ndarray, jobs: list[list[int]], asked: Any, arrivals: np.ndarray,
+    weight: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:  # fmt: skip
+    """d (sum weights * seconds) / d ln(rate) of one pipeline's machines, [machines, RESOURCES].
+
+    Args:
+        rate, interference: [machines, RESOURCES]. asked, arrivals: [nodes, ...].
+        weight: mean seconds of the nodes [nodes] → their weights.
+    """
+    clients, width = rate.shape
+    m = -(-max(clients, 1) // MACHINES) * MACHINES
     k = -(-max(max((len(j) for j in jobs), default=1), 1) // CLASSES) * CLASSES
     amount, cap = np.zeros((m, k, PHASES, width)), np.full((m, k, PHASES, width), np.inf)
     fixed, come, weigh = np.zeros((m, k, PHASES)), np.zeros((m, k)), np.zeros((m, k))
-    rate, kappa = np.ones((m, width)), np.zeros((m, width))
-    for i, (machine, own) in enumerate(zip(machines, jobs, strict=True)):
-        rate[i], kappa[i] = machine.rate, machine.interference
-        for j, node in enumerate(own):
-            amount[i, j], cap[i, j], fixed[i, j] = asked.amount[node], asked.cap[node], asked.fixed_s[node]
-            come[i, j] = arrivals[node]
-            weigh[i, j] = 0.0 if weights is None else weights[node]
-    plain, sloped = _programs()
-    args = (rate, weigh, amount, cap, fixed, come, kappa)
-    if weights is None:
-        _, out = plain(*args)
-        slope = None
-    else:
-        (_, out), slope = sloped(*args)
-    out = {key: np.asarray(v) for key, v in out.items()}
-    result = {
-        "seconds": np.zeros(nodes), "alone": np.zeros(nodes), "by_resource": np.zeros((nodes, width)),
-        "utilization": out["utilization"][: len(machines)], "stable": out["stable"][: len(machines)],
-    }  # fmt: skip
-    for i, own in enumerate(jobs):
-        for j, node in enumerate(own):
-            for name in ("seconds", "alone", "by_resource"):
-                result[name][node] = out[name][i, j]
-    if slope is not None:
-        result["slope"] = (np.asarray(slope) * rate)[: len(machines)]
-    return result
+    speed, kappa = np.ones((m, width)), np.zeros((m, width))
+    speed[:clients], kappa[:clients] = rate, interference
+    places = [(i, j, node) for i, own in enumerate(jobs) for j, node in enumerate(own)]
+    for i, j, node in places:
+        amount[i, j], cap[i, j], fixed[i, j] = asked.amount[node], asked.cap[node], asked.fixed_s[node]
+        come[i, j] = arrivals[node]
+    (_, out), _ = _sloped()(speed, weigh, amount, cap, fixed, come, kappa)
+    seconds = np.zeros(len(arrivals))
+    for i, j, node in places:
+        seconds[node] = out["seconds"][i, j]
+    weights = weight(seconds)
+    for i, j, node in places:
+        weigh[i, j] = weights[node]
+    _, slope = _sloped()(speed, weigh, amount, cap, fixed, come, kappa)
+    return (np.asarray(slope) * speed)[:clients]

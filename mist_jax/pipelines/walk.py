@@ -12,11 +12,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mist_jax.physics.demand import RESOURCES, Demand, amounts, phase_terms
 from mist_jax.physics.extremes import largest
+from mist_jax.pipelines.dag import Pipeline
+from mist_jax.pipelines.points import OverPoints
 from mist_jax.programs import compiled
 from mist_jax.pytree import pytree, replace
+from mist_jax.schema import Scenario
 from mist_jax.stages.protocol import EngineCall, Work
 from mist_jax.stages.registry import get_stage
 
@@ -60,6 +64,44 @@ class Serving:
     kv_layers: Array  #: [nodes]
     prefill_tokens: Array  #: [points] grid of prompt lengths
     prefill_s: Array  #: [nodes, points] prefill alone at them
+
+
+def shape_of(pipeline: Pipeline) -> tuple:
+    """The static part of the graph: (kind, type, parents) of each node."""
+    return tuple((n.kind, n.type, n.parents) for n in pipeline.nodes)
+
+
+def start_work(scenario: Scenario, pipeline: Pipeline, prompt: Any = None, output: Any = None) -> Work:
+    """The request as it arrives: mean lengths, or those given."""
+    spec = scenario.workload
+    prompt = spec.isl if prompt is None else prompt
+    zeros = np.zeros(np.shape(prompt))
+    return Work(
+        batch=1.0 + zeros,
+        query_tokens=np.minimum(pipeline.query_tokens, prompt),
+        prompt_tokens=np.asarray(prompt, float),
+        cached_tokens=np.asarray(prompt, float) * scenario.engine.prefix_hit_rate,
+        output_tokens=np.asarray(spec.osl if output is None else output, float) + zeros,
+        documents=zeros, document_tokens=zeros, images=pipeline.images + zeros, kv_bytes_per_token=zeros,
+        kv_layers=1.0 + zeros, prefill_s=zeros,
+    )  # fmt: skip
+
+
+def mean_params(pipeline: Pipeline) -> tuple:
+    """Parameters with the hit rate of each tier given those before it: disjoint rates h_k become h_k / (1 - sum)."""
+    missed: list[float] = []
+    out = []
+    for node in pipeline.nodes:
+        left = min((missed[p] for p in node.parents), default=1.0)
+        left = 1.0 if node.type == "engine" else left
+        params = node.params
+        if node.kind == "kv_load":
+            rate = float(params.hit_rate)
+            params = replace(params, hit_rate=min(rate / left, 1.0) if left > 0 else 0.0)
+            left = max(left - rate, 0.0)
+        missed.append(left)
+        out.append(params)
+    return tuple(jax.tree.map(lambda x: np.asarray(x, dtype=np.float64), tuple(out)))
 
 
 def joined(works: list[Work]) -> Work:
@@ -170,9 +212,13 @@ def walk_timed(
 
 
 @lru_cache(maxsize=64)
-def walk_program(shape: tuple) -> Any:
-    """`walk` compiled for one graph."""
-    return compiled(lambda *args: walk(shape, *args))
+def walk_program(shape: tuple) -> OverPoints:
+    """`walk` compiled for one graph, over points."""
+
+    def one(*args: Any) -> Asked:
+        return walk(shape, *args)
+
+    return OverPoints(compiled(one), compiled(jax.vmap(one), quick=True))
 
 
 @lru_cache(maxsize=64)

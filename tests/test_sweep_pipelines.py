@@ -1,0 +1,236 @@
+"""Sweeps over pipelines: the numbers of `evaluate` one at a time, whatever the axes, in one program a structure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+import mist_jax as mist
+from mist_jax.errors import ConfigError, Status
+
+PIPELINES = [
+    "chat", "rag", "agentic", "cascade", "cross_vendor", "cross_vendor_tpu", "long_context_remote_kv",
+    "rag_rerank_guard", "reasoning_best_of_n",
+]  # fmt: skip
+HOST = ["pipeline=rag", "workload.rate=1"]
+
+
+def compare(point: xr.Dataset, overrides: list[str]) -> int:
+    """Every variable of `evaluate` that a sweep has, at one point; the status."""
+    try:
+        alone = mist.evaluate(mist.load(overrides))
+    except ConfigError:
+        alone = None
+    if alone is None:
+        assert int(point.status) != Status.OK
+        assert np.isnan(float(point.e2e_s))
+        return int(point.status)
+    for name in alone.data_vars:
+        if name not in point:
+            continue
+        mine, other = point[name], alone[name]
+        if "stage" in other.dims:
+            assert np.isnan(mine.drop_sel(stage=other.stage.values)).all()
+            mine = mine.sel(stage=other.stage)
+        np.testing.assert_allclose(
+            mine.values, other.values, rtol=1e-9, atol=1e-12, err_msg=f"{name} {overrides}"
+        )
+    return int(point.status)
+
+
+def check(ds: xr.Dataset, base: list[str], points: int, seed: int = 0) -> set[int]:
+    """Random points of a sweep against `evaluate`; the statuses met."""
+    rng = np.random.default_rng(seed)
+    axes = list(ds.status.dims)
+    found = set()
+    for _ in range(points):
+        at = {d: int(rng.integers(ds.sizes[d])) for d in axes}
+        given = [
+            f"{'+' if str(d).startswith('pipeline.') else ''}{d}={ds[d].values[i]}" for d, i in at.items()
+        ]
+        found.add(compare(ds.isel(at), [*base, *given]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def everything() -> xr.Dataset:
+    axes = {
+        "pipeline": PIPELINES,
+        "hardware": ["h100_sxm", "mi300x"],
+        "parallelism": ["tp8", "tp1"],
+        "workload.rate": [0.05, 0.7, 4.0, 400.0],
+        "workload.isl": [700.0, 2500.0],
+    }
+    return mist.sweep(mist.load(), axes)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_pipeline_gives_what_evaluate_gives(everything: xr.Dataset, pipeline: str) -> None:
+    met = check(
+        everything.sel(pipeline=pipeline), [f"pipeline={pipeline}"], 4, seed=PIPELINES.index(pipeline)
+    )
+    assert Status.OK in met or len(met) > 1
+    assert "stage" in everything.stage_s.dims
+    short = everything.sel(hardware="h100_sxm", parallelism="tp1", pipeline=pipeline)
+    assert (short.status == Status.OUT_OF_MEMORY).all()
+
+
+def test_overload_is_unstable_and_says_no_more_than_it_knows(everything: xr.Dataset) -> None:
+    """The LLM's overload keeps its figures at the limit; that of a service has none."""
+    over = everything.sel(
+        {"hardware": "h100_sxm", "parallelism": "tp8", "workload.rate": 400.0, "workload.isl": 700.0}
+    )
+    assert (over.status == Status.UNSTABLE).all()
+    assert np.isfinite(over.e2e_s.sel(pipeline="agentic"))
+    assert np.isnan(over.e2e_s.sel(pipeline="rag_rerank_guard"))
+
+
+def test_figures_per_request_compare_pipelines_with_plain_chat(everything: xr.Dataset) -> None:
+    at = everything.sel(
+        {"hardware": "h100_sxm", "parallelism": "tp8", "workload.rate": 0.7, "workload.isl": 700.0}
+    )
+    chat, rag = at.sel(pipeline="chat"), at.sel(pipeline="rag")
+    assert float(chat.cost_per_request_usd) == pytest.approx(
+        float(chat.cost_per_million_output_tokens_usd) * mist.load().workload.osl * 1e-6
+    )
+    assert rag.cost_per_request_usd > chat.cost_per_request_usd
+    assert np.isnan(chat.stage_s).all()
+
+
+@pytest.mark.parametrize("pipeline", ["rag", "agentic", "cross_vendor", "cascade"])
+def test_closed_loops(pipeline: str) -> None:
+    base = [f"pipeline={pipeline}", "workload.arrivals=closed"]
+    ds = mist.sweep(
+        mist.load(base), {"workload.concurrency": [1.0, 6.0, 40.0], "workload.osl": [50.0, 300.0]}
+    )
+    assert check(ds, base, 4) == {Status.OK}
+
+
+def test_settings_of_stages_clients_engine_and_plan() -> None:
+    """A setting that the pipeline leaves to its default is an axis too."""
+    axes = {
+        "pipeline.stages.search.nprobe": [16, 128],
+        "pipeline.stages.embed.max_batch": [1, 32],
+        "pipeline.clients.host.count": [1, 2],
+        "parallelism": ["tp4", "tp8"],
+        "engine.max_num_batched_tokens": [512, 8192],
+        "hardware.memory.bandwidth": [2e12, 4e12],
+        "workload.rate": [0.5, 3.0],
+    }
+    ds = mist.sweep(mist.load(HOST), axes)
+    rng = np.random.default_rng(3)
+    for _ in range(4):
+        at = {d: int(rng.integers(ds.sizes[d])) for d in axes}
+        given = [f"{'++' if d.startswith('pipeline.') else ''}{d}={ds[d].values[i]}" for d, i in at.items()]
+        assert compare(ds.isel(at), [*HOST, *given]) in (Status.OK, Status.UNSTABLE)
+    more = ds.stage_s.sel(stage="search")
+    assert (
+        more.isel({"pipeline.stages.search.nprobe": 1}) > more.isel({"pipeline.stages.search.nprobe": 0})
+    ).all()
+
+
+def test_what_cannot_be_has_a_status_and_a_reason() -> None:
+    axes = {
+        "engine.policy": ["vllm", "static"],
+        "parallelism": ["tp4", "tp8"],
+        "model": ["llama3_1_8b", "qwen2_5_7b"],
+    }
+    ds = mist.sweep(mist.load(HOST), axes)
+    assert (ds.status.sel({"engine.policy": "static"}).values[0] == Status.INVALID).all()
+    assert (
+        int(ds.status.sel({"engine.policy": "vllm", "parallelism": "tp8", "model": "llama3_1_8b"}))
+        == Status.OK
+    )
+    assert np.isnan(ds.e2e_s.where(ds.status != Status.OK)).all()
+    divides = ds.status.sel({"engine.policy": "vllm", "model": "qwen2_5_7b"})
+    assert divides.values.tolist() == [Status.OK, Status.BAD_PARALLELISM]  # 28 heads
+    assert any("mode=play" in text for text in ds.attrs["problems"])
+
+
+def test_a_setting_that_only_some_pipelines_have() -> None:
+    axes = {"pipeline": ["rag", "chat"], "pipeline.stages.search.nprobe": [16, 64]}
+    ds = mist.sweep(mist.load(["workload.rate=1"]), axes)
+    assert (ds.status.sel(pipeline="rag") == Status.OK).all()
+    assert (ds.status.sel(pipeline="chat") == Status.INVALID).all()
+
+
+@pytest.mark.parametrize(
+    ("axes", "text"),
+    [
+        ({"pipeline": ["rga"]}, "did you mean 'rag'"),
+        ({"pipeline.stages.serch.nprobe": [1]}, "did you mean 'search'"),
+        ({"pipeline.stages.search.nprob": [1]}, "did you mean 'nprobe'"),
+        ({"pipeline.stages.search.nprobe": []}, "empty"),
+        ({"pipeline.stages.search.nprobe": [-1]}, "nprobe"),
+        ({"pipeline.stages": [1]}, "section"),
+    ],
+)
+def test_wrong_axes_are_refused_before_anything_runs(axes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        mist.sweep(mist.load(HOST), axes)
+
+
+def test_a_pipeline_brings_its_workload_unless_an_axis_says_otherwise() -> None:
+    ds = mist.sweep(mist.load(), {"pipeline": ["agentic", "rag"], "workload": ["chat", "agentic"]})
+    for pipeline in ("agentic", "rag"):
+        for workload in ("chat", "agentic"):
+            at = ds.sel(pipeline=pipeline, workload=workload)
+            compare(at, [f"pipeline={pipeline}", f"workload={workload}"])
+    compare(mist.sweep(mist.load(), {"pipeline": ["agentic"]}).isel(pipeline=0), ["pipeline=agentic"])
+
+
+def test_one_program_serves_all_numbers_of_a_structure() -> None:
+    """A second sweep of the same pipelines with other numbers, chips and models compiles nothing."""
+    compiled: list[str] = []
+
+    def heard(event: str, *_: Any, **__: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    def run(scale: float, hardware: str, model: str) -> None:
+        axes = {"pipeline": ["rag", "agentic"], "workload.rate": np.linspace(0.1, 2.0, 30) * scale}
+        mist.sweep(mist.load([f"hardware={hardware}", f"model={model}"]), axes)
+
+    run(1.0, "h100_sxm", "llama3_1_70b")
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    run(0.7, "mi300x", "qwen3_32b")
+    assert not compiled
+
+
+def test_an_interrupted_sweep_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mist_jax.explore import pipeline_plan
+    from mist_jax.explore.pipeline_plan import PipelinePlan
+
+    monkeypatch.setattr(pipeline_plan.PipelinePlan.__init__, "__kwdefaults__", {
+        **PipelinePlan.__init__.__kwdefaults__, "box_points": 6,
+    })  # fmt: skip
+    axes = {"pipeline": ["rag", "chat"], "workload.rate": [0.2, 0.4, 0.8], "workload.isl": [500.0, 900.0]}
+    whole = mist.sweep(mist.load(), axes)
+    real, count = PipelinePlan.evaluate, []
+
+    def fails(plan: PipelinePlan, box: Any) -> Any:
+        count.append(box)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return real(plan, box)
+
+    monkeypatch.setattr(PipelinePlan, "evaluate", fails)
+    monkeypatch.setattr("mist_jax.explore.sweep.WORKERS", 1)
+    with pytest.raises(KeyboardInterrupt):
+        mist.sweep(mist.load(), axes, store=tmp_path / "s")
+    done = len(count) - 1
+    again = mist.sweep(mist.load(), axes, store=tmp_path / "s")
+    assert done >= 1
+    xr.testing.assert_identical(again.load().drop_attrs(), whole.drop_attrs())
+    stored = xr.open_zarr(tmp_path / "s", consolidated=False, chunks=None)
+    assert stored.stage.values.tolist() == whole.stage.values.tolist()
+
+
+def test_single_precision_is_refused() -> None:
+    with pytest.raises(ConfigError, match="float64"):
+        mist.sweep(mist.load(HOST), {"workload.rate": [1.0]}, dtype=np.float32)
