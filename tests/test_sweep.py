@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.storage import LocalStore
 
 import mist_jax as mist
 from mist_jax import build
@@ -313,6 +316,41 @@ def test_a_full_disk_leaves_what_was_written(scenario: mist.Scenario, tmp_path: 
     assert not store.has(second)
 
 
+def test_a_disk_that_fills_in_the_middle_loses_nothing(
+    scenario: mist.Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing fails in the middle of a box: what to do is said, and the completed store is that of a whole sweep,
+    file by file."""
+    small = lambda *a, **k: Plan(*a, **{**k, "box_points": 4})  # noqa: E731
+    monkeypatch.setattr("mist_jax.explore.sweep.Plan", small)
+    axes = {"workload.rate": [0.5, 1.0, 1.5, 2.0], "workload.isl": [100.0, 200.0, 300.0, 400.0]}
+    full, whole = tmp_path / "full", tmp_path / "whole"
+    mist.sweep(scenario, axes, store=whole)
+    left = [0]
+
+    async def fails(self: Any, key: str, value: Any, *rest: Any, **more: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        await put(self, key, value, *rest, **more)
+
+    put = LocalStore.set
+    with monkeypatch.context() as patch:
+        left[0] = 110  # of some 170 files
+        patch.setattr(LocalStore, "set", fails)
+        with pytest.raises(
+            ConfigError, match=r"full .*No space left.*intact.*free some space.*same sweep again"
+        ):
+            mist.sweep(scenario, axes, store=full)
+    before = {p: p.read_bytes() for p in full.rglob("c/*") if p.is_file()}
+    assert before
+    mist.sweep(scenario, axes, store=full)
+    assert all(p.read_bytes() == content for p, content in before.items())
+    files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(full) for p in full.rglob("*") if p.is_file())
+    assert all((whole / f).read_bytes() == (full / f).read_bytes() for f in files)
+
+
 def test_a_folder_of_something_else_is_refused(scenario: mist.Scenario, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="no zarr group"):
@@ -332,7 +370,7 @@ def test_combinations_without_the_section_are_invalid(scenario: mist.Scenario) -
 
 def test_policies_without_steady_state_have_a_status(scenario: mist.Scenario) -> None:
     """Those that the steady state describes are evaluated by the same program; the others are not given its figures."""
-    policies = ["vllm", "sarathi", "orca", "static", "mixed"]
+    policies = ["vllm", "sarathi", "orca", "static", "mixed", "sglang"]
     ds = mist.sweep(scenario, {"engine.policy": policies, "workload.rate": [0.5, 2.0]})
     for policy in policies:
         at = ds.sel({"engine.policy": policy})

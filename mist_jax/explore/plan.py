@@ -22,7 +22,7 @@ from mist_jax.explore.axes import Axis, parse_axes
 from mist_jax.explore.deployments import SLOTS, Structure, is_direct
 from mist_jax.physics.step import STEP_PARTS
 from mist_jax.physics.step_energy import ENERGY_SHARES
-from mist_jax.schema import Scenario
+from mist_jax.schema import APPLICATION_KEYS, Scenario
 
 #: Points of a box: what is evaluated, stored and resumed as one.
 BOX_POINTS = 1 << 17
@@ -165,7 +165,7 @@ class Plan:
         content = {
             "table": table,
             "version": mist_jax.__version__,
-            "config": self.scenario.config,
+            "config": {k: v for k, v in self.scenario.config.items() if k not in APPLICATION_KEYS},
             "axes": [(a.name, list(a.values)) for a in self.axes],
             "variables": self.variables,
             "dtype": self.dtype.name,

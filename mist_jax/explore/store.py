@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,11 @@ class Store:
         try:
             yield
         except OSError as exc:
+            full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "free some space, or move the folder to a larger disk, then " if full else ""
             raise ConfigError(
-                f"store: cannot write to {self.path} ({exc.strerror or exc}); what was written before is intact, and "
-                "the same sweep continues from there"
+                f"store: cannot write to {self.path} ({exc.strerror or exc}); what was written before is intact: "
+                f"{remedy}run the same sweep again, it continues from there"
             ) from exc
 
     def _index(self, box: Box) -> tuple[slice, ...]:

@@ -67,7 +67,10 @@ def sweep(
     Range: that of `evaluate`. Not covered: playback of traces, elasticities of a pipeline.
     """
     options = {"variables": variables, "dtype": dtype, "config_dir": config_dir}
-    plan = _pipeline_plan(scenario, axes, options) or Plan(scenario, axes, **options)
+    pipelines = _pipeline_plan(scenario, axes, options)
+    if intervals and pipelines is not None:
+        raise ConfigError("sweep: intervals are those of an engine's latencies; there are none of a pipeline's")
+    plan = pipelines or Plan(scenario, axes, **options)
     boxes = plan.boxes()
     if store is not None:
         from mist_jax.explore.store import Store
