@@ -69,7 +69,9 @@ def sweep(
     options = {"variables": variables, "dtype": dtype, "config_dir": config_dir}
     pipelines = _pipeline_plan(scenario, axes, options)
     if intervals and pipelines is not None:
-        raise ConfigError("sweep: intervals are those of an engine's latencies; there are none of a pipeline's")
+        raise ConfigError(
+            "sweep: intervals are those of an engine's latencies; there are none of a pipeline's"
+        )
     plan = pipelines or Plan(scenario, axes, **options)
     boxes = plan.boxes()
     if store is not None:

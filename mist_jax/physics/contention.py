@@ -277,6 +277,7 @@ def shared_slowdown(
         return jnp.clip(log_t + jnp.clip(move, -2.0, 2.0), jnp.log(jax.lax.stop_gradient(alone)), top)
 
     identity = jnp.eye(classes, dtype=dtype) * (1.0 + 1e-12)
+
     def settle(turn: Any, log_t: Array, most: int, close: float) -> Array:
         """`turn` until it moves no logarithm by more than `close`, at most `most` times."""
 
