@@ -54,7 +54,11 @@ def _scenario(r: Any) -> Any:
         out += ["model.precision.kv=fp8"]
     if mean < 1.0:  # lengths uniform in 0.8 to 1.0 of the nominal
         out += [f"workload.{k}_cv={0.2 / 12**0.5 / mean}" for k in ("isl", "osl")]
-    out += ["workload.arrivals=closed", f"workload.concurrency={int(r.concurrency)}", "workload.burst_share=0.1"]
+    out += [
+        "workload.arrivals=closed",
+        f"workload.concurrency={int(r.concurrency)}",
+        "workload.burst_share=0.1",
+    ]
     out += [f"workload.isl={mean * r.isl}", f"workload.osl={mean * r.osl}"]
     return load(out)
 
