@@ -62,11 +62,18 @@ class Plan:
         self.known: dict[str, tuple[str, str]] = {**VARIABLES, **block.EXTRA, **pools}
         self.variables = self._chosen(variables)
         self.box_points = box_points
+        self.shape_of_block = self._block()
+
+    def _block(self) -> tuple[int, int]:
+        """The shape of block that fits the boxes."""
         self.shape_of_block = (0, 0)  # not flat, for the count of inner points
-        sizes = {"outer": 1, "inner": 1}
-        for axis in self.axes:
-            sizes["inner" if self._inner(axis) else "outer"] *= axis.size
-        self.shape_of_block = block.choose_shape(sizes["outer"], sizes["inner"])
+        outer = inner = box_outer = box_inner = 1
+        for axis, chunk in zip(self.axes, self._chunks(), strict=True):
+            if self._inner(axis):
+                inner, box_inner = inner * axis.size, box_inner * chunk
+            else:
+                outer, box_outer = outer * axis.size, box_outer * chunk
+        return block.choose_shape(box_outer, box_inner, outer * inner)
 
     def _parsed(self, axes: Any) -> tuple[Axis, ...]:
         return parse_axes(self.scenario, axes, self.config_dir)
@@ -175,7 +182,11 @@ class Plan:
 
     @cached_property
     def chunks(self) -> tuple[int, ...]:
-        """Box sizes by axis: outer axes are cut first, so that a box keeps whole inner products."""
+        """Box sizes by axis."""
+        return self._chunks()
+
+    def _chunks(self) -> tuple[int, ...]:
+        """Outer axes are cut first, so that a box keeps whole inner products."""
         sizes = list(self.shape)
         order = sorted(range(len(sizes)), key=lambda i: (self._inner(self.axes[i]), self.direct[i], i))
         for i in order:
