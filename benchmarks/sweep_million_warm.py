@@ -3,7 +3,7 @@
 Model x chip x parallelism x concurrency x token budget x prompt length x answer length, all figures, in float32 (good
 to about 1e-6 of a figure away from saturation: tests/test_sweep.py) and in float64. The baselines run a sample of the
 same points in float64 and are scaled: NumPy on 1,024 points, a batch that fits its cache, and one point at a time. The
-ten million run once, in float32: their program has been compiled by then, and a second run takes as long.
+ten million run once, in float32, the compilation of their shape of block included.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from mist_jax.queueing.root import Form
 
 Array = Any
 
-#: Outer x inner sizes of a block, and cost per point relative to the cheapest (measured: 15.7, 12.4, 9.3, 9.3 us of CPU;
+#: Outer x inner sizes of a block, and cost per point relative to the cheapest (measured: 15.7, 12.4, 9.3, 9.3 us;
 #: one outer deployment by 4,096 takes half as long again).
 SHAPES = {(4096, 1): 1.7, (256, 16): 1.3, (8, 512): 1.0, (2, 2048): 1.0}
 FLAT = (4096, 1)

@@ -16,8 +16,11 @@ import jax.numpy as jnp
 
 Array = Any
 
-#: Points at which the times are worked out before the root is bracketed, and bisections between them.
-NODES = 4
+#: Where the times are worked out before the root is bracketed: shares of the logarithm of the largest batch. The middle
+#: one is high, because the curve is flat and the start matters near saturation.
+PLACES = (0.0, 0.7, 1.0)
+NODES = len(PLACES)
+#: Bisections between them.
 BISECTIONS = 24
 #: Secant steps with exact times after the bisection.
 POLISH = 5
@@ -69,8 +72,8 @@ def solve_load(
 
     Iterations are affine in the batch to a good part, t = a + b n, so a rate n / t has a reciprocal that is affine in
     1/n: secants of 1 - wanted / reached over 1/n hit such a root at once, and a pole of a wait is no pole there.
-    Measured on 50,000 deployments (6 models, 6 chips, TP, loads, lengths) against 25 steps: rel. error of TTFT and TPOT
-    below 6e-6 in the open loop, all but 1 % of the points below 1e-14; below 4e-9 in the closed loop.
+    Measured on 50,000 deployments (6 models, 6 chips, TP, loads, lengths) against 25 steps: TTFT, TPOT within 5e-6 in
+    the open loop and 5e-5 in the closed one, all but 0.1 % of the points within 1e-8 and 1e-5.
 
     Args:
         times: others → seconds [k], smooth and positive.
@@ -100,7 +103,7 @@ class _Search:
 
     def __init__(self, others_of: Any, excess: Any, high: Array) -> None:
         self.others_of, self.excess, self.high = others_of, excess, high
-        self.nodes = jnp.expm1(jnp.log1p(others_of(high)) * jnp.linspace(0.0, 1.0, NODES))
+        self.nodes = jnp.expm1(jnp.log1p(others_of(high)) * jnp.asarray(PLACES))
         self.gaps = jnp.maximum(self.nodes[1:] - self.nodes[:-1], 1e-12)
 
     def bracketed(self, node_times: Array) -> tuple[Array, ...]:
