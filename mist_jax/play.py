@@ -22,6 +22,7 @@ from mist_jax.queueing import state as st
 from mist_jax.queueing.cache_curve import cache_curve
 from mist_jax.queueing.layout import token_counts
 from mist_jax.queueing.policies import policy
+from mist_jax.queueing.speculation import in_verified_steps, tokens_per_step
 from mist_jax.queueing.step_table import build_step_table
 from mist_jax.queueing.trace import Trace
 from mist_jax.schema import EngineSpec, HardwareSpec, ParallelismSpec, Scenario
@@ -98,30 +99,6 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
         for field, given in (("prompt", asked.prompt_tokens), ("output", asked.output_tokens)):
             played.requests[field] = token_counts(given)[0]
     return to_dataset(scenario, played, system, front, text)
-
-
-def tokens_per_step(system: System) -> float:
-    """Tokens that a sequence gains in an iteration: 1, and with speculation the drafts that are accepted on top."""
-    from mist_jax.queueing.steady import tokens_per_iteration
-
-    step = system.calibration.step
-    return float(tokens_per_iteration(step.acceptance, step.acceptance_decay, system.engine.draft_tokens))
-
-
-def in_verified_steps(trace: Trace, gain: float) -> Trace:
-    """The trace of an engine that gains `gain` tokens a step: answers are counted in steps.
-
-    The playback adds one token of KV a step. The tokens that this leaves out of an answer are there for half of its
-    decoding on average: half of them count as cached tokens of the prompt from the start. Not where the trace names
-    prefixes, whose tokens are known by their place: there the KV of answers is understated.
-    """
-    steps = np.maximum(np.rint((trace.output_tokens - 1.0) / gain), 0.0) + 1.0
-    steps = np.where(trace.output_tokens > 0, steps, trace.output_tokens)
-    early = np.zeros_like(steps) if trace.units is not None else np.floor(0.5 * (trace.output_tokens - steps))
-    cached = 0.0 if trace.cached is None else trace.cached
-    return dataclasses.replace(
-        trace, output_tokens=steps, prompt_tokens=trace.prompt_tokens + early, cached=cached + early
-    )
 
 
 def router_of(scenario: Scenario) -> playback.Router:

@@ -9,8 +9,8 @@ from programs import make_batch, make_system
 import mist_jax as mist
 from mist_jax import build
 from mist_jax.errors import ConfigError
-from mist_jax.play import in_verified_steps, tokens_per_step
 from mist_jax.pytree import replace
+from mist_jax.queueing.speculation import in_verified_steps, tokens_per_step
 from mist_jax.queueing.steady import MAX_DRAFT
 from mist_jax.queueing.step_table import build_step_table
 from mist_jax.queueing.trace import Trace
