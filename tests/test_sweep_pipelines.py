@@ -102,7 +102,9 @@ def test_figures_per_request_compare_pipelines_with_plain_chat(everything: xr.Da
     assert np.isnan(chat.stage_s).all()
 
 
-@pytest.mark.parametrize("pipeline", ["rag", "agentic", "cross_vendor", "cascade"])
+@pytest.mark.parametrize(
+    "pipeline", ["rag", *(pytest.param(p, marks=pytest.mark.slow) for p in ("agentic", "cross_vendor", "cascade"))]
+)
 def test_closed_loops(pipeline: str) -> None:
     base = [f"pipeline={pipeline}", "workload.arrivals=closed"]
     ds = mist.sweep(
