@@ -103,7 +103,8 @@ def test_figures_per_request_compare_pipelines_with_plain_chat(everything: xr.Da
 
 
 @pytest.mark.parametrize(
-    "pipeline", ["rag", *(pytest.param(p, marks=pytest.mark.slow) for p in ("agentic", "cross_vendor", "cascade"))]
+    "pipeline",
+    ["rag", *(pytest.param(p, marks=pytest.mark.slow) for p in ("agentic", "cross_vendor", "cascade"))],
 )
 def test_closed_loops(pipeline: str) -> None:
     base = [f"pipeline={pipeline}", "workload.arrivals=closed"]
