@@ -440,9 +440,8 @@ def _energy(
     with jax.enable_x64(True):
         program = _step_program()
         pre = program(system, prefill_batch(float(rq["prompt"].mean())))
-        width = 1.0 + float(system.engine.draft_tokens)
-        dec = program(system, replace(decode_batch(batch, context), decode_width=width))
-        per = [np.asarray(iteration_energy(system, s)) for s in (pre, dec)]
+        decoding = replace(decode_batch(batch, context), decode_width=1.0 + system.engine.draft_tokens)
+        per = [np.asarray(iteration_energy(system, s)) for s in (pre, program(system, decoding))]
     dynamic = per[0][1:].sum() * rq.size + per[1][1:].sum() * steps / batch
     chips = build.chips(scenario.parallelism)
     joules = (

@@ -28,6 +28,7 @@ from mist_jax.pipelines.rows import Rows, loop_edges, stage_edges
 from mist_jax.pipelines.steady import Model, require_stable
 from mist_jax.pipelines.walk import Timed, shape_of, start_work, walk_many_program
 from mist_jax.queueing.clients import Engine, Link, Station
+from mist_jax.queueing.speculation import tokens_per_step
 from mist_jax.queueing.trace import Trace
 from mist_jax.schema import Scenario
 
@@ -212,7 +213,8 @@ def _add_calls(
     prompt = np.maximum(np.rint(call.new_tokens + call.past_tokens), 1)[there]
     past = np.rint(call.past_tokens)[there]
     outside = model.pools[node.client].outside_s(prompt)
-    gain = call.tokens_per_step[there]
+    # of the stage's own draft, and of the engine's
+    gain = call.tokens_per_step[there] * tokens_per_step(model.pools[node.client].system)
     longest = np.zeros(made.size)
     for k in range(rounds):
         for b in range(branches):
