@@ -124,10 +124,10 @@ def programs() -> dict[str, tuple[Any, Any]]:
     """mode → (predictions [rows, 2], Jacobian [rows, 2, K]) of log TTFT and log TPOT in seconds."""
     import jax
 
-    from mist_jax.programs import compiled
+    from mist_jax.programs import Effort, compiled
 
     return {
-        mode: tuple(compiled(jax.vmap(f), quick=True) for f in (point, jax.jacrev(point)))
+        mode: tuple(compiled(jax.vmap(f), effort=Effort.LEAST) for f in (point, jax.jacrev(point)))
         for mode, point in (("agg", _log_agg), ("disagg", _log_disagg))
     }
 

@@ -190,24 +190,37 @@ def build_system(
     Raises:
         ConfigError: see `build_model` and `build_parallel`.
     """
-    from mist_jax.calibrations import load_calibration
+    return as_float64(assemble_system(scenario, pool, where, model))
 
+
+def assemble_system(
+    scenario: Scenario,
+    pool: PoolSpec | None = None,
+    where: str = "",
+    model: Model | None = None,
+    calibration: Calibration | None = None,
+) -> System:
+    """`build_system` with numbers of any type; `calibration` is that of `pool_calibration` where it is known."""
     part = pool or scenario
     model = build_model(scenario.model) if model is None else model
     parallel = build_parallel(part.parallelism, model, where + "parallelism")
-    system = System(
+    return System(
         hardware=build_hardware(part.hardware),
         model=model,
         parallel=parallel,
         engine=build_engine(part.engine, part.hardware, parallel, pooled=scenario.prefill is not None),
-        calibration=with_acceptance(
-            load_calibration(
-                scenario.calibration, part.hardware, part.engine, scenario.model, part.parallelism.dp
-            ),
-            part.engine,
-        ),
+        calibration=pool_calibration(scenario, part) if calibration is None else calibration,
     )
-    return as_float64(system)
+
+
+def pool_calibration(scenario: Scenario, part: Scenario | PoolSpec) -> Calibration:
+    """The coefficients of the decode pool (`part` is the scenario) or of a prefill pool."""
+    from mist_jax.calibrations import load_calibration
+
+    loaded = load_calibration(
+        scenario.calibration, part.hardware, part.engine, scenario.model, part.parallelism.dp
+    )
+    return with_acceptance(loaded, part.engine)
 
 
 def with_acceptance(calibration: Calibration, spec: EngineSpec) -> Calibration:

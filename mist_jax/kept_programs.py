@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from mist_jax.paths import PACKAGE, cache_dir
+from mist_jax.programs import Effort
 from mist_jax.queueing.root import Form, written_as
 
 #: Files that nothing read for so long are removed when a new one is written.
@@ -41,11 +42,16 @@ class Kept:
     processes. It cannot be differentiated or mapped over; `programs.compiled` can."""
 
     def __init__(
-        self, function: Callable[..., Any], name: str, *, quick: bool = False, form: Form = Form.COMPACT
+        self,
+        function: Callable[..., Any],
+        name: str,
+        *,
+        effort: Effort = Effort.FULL,
+        form: Form = Form.COMPACT,
     ) -> None:
-        """`name` must tell the function apart from all others; `quick` as in `programs.compiled`; `form` of the loads
+        """`name` must tell the function apart from all others; `effort` as in `programs.compiled`; `form` of the loads
         that it solves for: a function that takes derivatives needs `Form.DIFFERENTIABLE`."""
-        self.function, self.name, self.quick, self.form = function, name, quick, form
+        self.function, self.name, self.effort, self.form = function, name, effort, form
         self._known: dict[Any, tuple[Any, Any]] = {}
         self._lock = threading.Lock()
 
@@ -60,7 +66,7 @@ class Kept:
         if key not in self._known:
             with self._lock:
                 if key not in self._known:
-                    text = f"{self.name} {self.quick} {self.form.name} {key}"
+                    text = f"{self.name} {self.effort.name} {self.form.name} {key}"
                     self._known[key] = self._find(structure, types, text, values)
         program, skeleton = self._known[key]
         return jax.tree.unflatten(jax.tree.structure(skeleton), program(*values))
@@ -76,7 +82,7 @@ class Kept:
         if alias is None:
             return lowered.compile(), skeleton
         # other sources, perhaps the same program
-        name = _digest(f"{_machine()} {self.quick} {lowered.as_text()}")
+        name = _digest(f"{_machine()} {self.effort.name} {lowered.as_text()}")
         program = _load(name, skeleton, values)
         if program is None:
             COMPILING.set()
@@ -103,7 +109,7 @@ class Kept:
         flat.__name__ = f"kept_{self.function.__name__}"  # what profiles and logs of compilations show
         examples = [jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for shape, dtype in types]
         with written_as(self.form):
-            return compiled(flat, quick=self.quick).lower(*examples), seen[-1]
+            return compiled(flat, effort=self.effort).lower(*examples), seen[-1]
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from mist_jax.paths import conf_dir
 from mist_jax.physics.memory import memory_use
 from mist_jax.physics.operators import OPERATORS
 from mist_jax.physics.step import STEP_PARTS, step_time
-from mist_jax.programs import options
+from mist_jax.programs import Effort, options
 from mist_jax.queueing import steady
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Workload
@@ -101,7 +101,7 @@ def make_batch(
 
 def quick(function: Any) -> Any:
     """`jit` that compiles fast and does not optimize: the tests call each program a few thousand times."""
-    return jax.jit(function, compiler_options=options(quick=True))
+    return jax.jit(function, compiler_options=options(Effort.LEAST))
 
 
 class Counted:

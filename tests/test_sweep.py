@@ -17,6 +17,7 @@ from mist_jax.explore.axes import parse_axes
 from mist_jax.explore.deployments import SLOTS, Layout, Structure, build_deployment, is_direct
 from mist_jax.explore.plan import Plan
 from mist_jax.explore.sweep import count_status, require_some
+from mist_jax.programs import Effort
 
 BASE = ["model=llama3_1_8b", "parallelism=tp1", "hardware=h100_sxm"]
 POOLED = [*BASE, "prefill=pool", "prefill.parallelism.tp=2"]
@@ -144,8 +145,8 @@ def test_numeric_axes_build_nothing(scenario: mist.Scenario, monkeypatch: pytest
     from mist_jax import build
 
     calls = []
-    real = build.build_system
-    monkeypatch.setattr(build, "build_system", lambda *a, **k: calls.append(1) or real(*a, **k))
+    real = build.assemble_system
+    monkeypatch.setattr(build, "assemble_system", lambda *a, **k: calls.append(1) or real(*a, **k))
     axes = {
         "hardware.memory.bandwidth": np.linspace(1e12, 9e12, 40),
         "workload.rate": np.linspace(0.1, 4, 50),
@@ -183,7 +184,7 @@ def test_unfit_deployments_are_sorted_out_by_the_first_look(
     monkeypatch.setattr(block, "SMALL", 0)
     monkeypatch.setattr(block, "choose_shape", lambda *_: (4096, 1))
     real = block.PROGRAMS.get
-    monkeypatch.setattr(block.PROGRAMS, "get", lambda *a, **k: real(*a, **{**k, "quick": True}))
+    monkeypatch.setattr(block.PROGRAMS, "get", lambda *a, **k: real(*a, **{**k, "effort": Effort.LEAST}))
     looked = mist.sweep(scenario, axes)
     assert (full.status == Status.OUT_OF_MEMORY).any()
     for name in full.data_vars:
@@ -310,7 +311,7 @@ def test_block_shapes_agree(scenario: mist.Scenario, monkeypatch: pytest.MonkeyP
         "workload.isl": [100, 3000],
     }
     results = []
-    for shape in block.SHAPES:
+    for shape in {**block.SHAPES, **block.SMALL_SHAPES}:
         monkeypatch.setattr(block, "choose_shape", lambda *_, shape=shape: shape)
         results.append(mist.sweep(scenario, axes))
     for other in results[1:]:

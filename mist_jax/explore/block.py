@@ -19,6 +19,7 @@ from mist_jax.evaluate_disaggregated import POOL_VARIABLES, pool_figures
 from mist_jax.explore.deployments import SLOTS, Deployment, Kind, Layout
 from mist_jax.kept_programs import Kept
 from mist_jax.physics.memory import memory_use
+from mist_jax.programs import Effort
 from mist_jax.pytree import replace
 from mist_jax.queueing import steady
 from mist_jax.queueing import steady_disaggregated as sd
@@ -30,8 +31,9 @@ Array = Any
 #: one outer deployment by 4,096 takes half as long again).
 SHAPES = {(4096, 1): 1.7, (256, 16): 1.3, (8, 512): 1.0, (2, 2048): 1.0}
 FLAT = (4096, 1)
-#: Points up to which one program (the flat one) serves, to save the others' compilation.
+#: Points up to which programs are compiled quickly, and their shapes with the relative costs (45 and 15 us).
 SMALL = 100_000
+SMALL_SHAPES = {FLAT: 3.0, (8, 128): 1.0}
 
 #: What a sweep adds to `evaluate`'s variables.
 EXTRA = {"meets_slo": ("1", "1: the mean latencies are within the limits of the SLO")}
@@ -195,21 +197,21 @@ class Programs:
         dtype: Any,
         *,
         look: bool = False,
-        quick: bool = False,
+        effort: Effort = Effort.FULL,
     ) -> Any:
         """The program (columns [rows, outer], inner [numbers, inner]) → {name: [outer, inner, ...]}.
 
-        With `look` it is `memory_function` instead; `quick`: see `programs.compiled`; compiled when first called.
+        With `look` it is `memory_function` instead; compiled when first called.
         """
-        key = (kind, layout.key, shape, np.dtype(dtype).name, look, quick)
+        key = (kind, layout.key, shape, np.dtype(dtype).name, look, effort)
         with self._lock:
             if key not in self._known:
                 function = (memory_function if look else point_function)(kind)
                 self._known[key] = Kept(
                     block_function(function, layout, shape),
                     f"block {key}",
-                    quick=quick,
-                    form=Form.COMPACT if quick else Form.VALUES,
+                    effort=effort,
+                    form=Form.VALUES if effort is Effort.FULL else Form.COMPACT,
                 )
             return self._known[key]
 
@@ -237,14 +239,20 @@ def block_function(function: Any, layout: Layout, shape: tuple[int, int]) -> Any
     return block
 
 
-def choose_shape(outer: int, inner: int, points: int) -> tuple[int, int]:
-    """The block shape that evaluates boxes of `outer` x `inner` points, `points` in all, at the least cost."""
-    if points <= SMALL:
+def choose_effort(points: int) -> Effort:
+    """How to compile for a sweep of `points`: a block's worth, some blocks, or many."""
+    return Effort.LEAST if points <= FLAT[0] else Effort.LITTLE if points <= SMALL else Effort.FULL
+
+
+def choose_shape(outer: int, inner: int, effort: Effort) -> tuple[int, int]:
+    """The block shape that evaluates boxes of `outer` x `inner` points at the least cost."""
+    if effort is Effort.LEAST:
         return FLAT
+    costs = SHAPES if effort is Effort.FULL else SMALL_SHAPES
 
     def cost(shape: tuple[int, int]) -> float:
         if shape == FLAT:  # every point is a row of its own
-            return -(-outer * inner // shape[0]) * shape[0] * SHAPES[shape]
-        return -(-outer // shape[0]) * -(-inner // shape[1]) * shape[0] * shape[1] * SHAPES[shape]
+            return -(-outer * inner // shape[0]) * shape[0] * costs[shape]
+        return -(-outer // shape[0]) * -(-inner // shape[1]) * shape[0] * shape[1] * costs[shape]
 
-    return min(SHAPES, key=cost)
+    return min(costs, key=cost)

@@ -48,8 +48,10 @@ class Deployment:
 Kind = tuple[str, bool]
 
 
-def build_deployment(scenario: Scenario, model: Any = None) -> Deployment:
-    """The numbers of `scenario`.
+def build_deployment(
+    scenario: Scenario, model: Any = None, calibration_of: Callable[..., Any] = build.pool_calibration
+) -> Deployment:
+    """The numbers of `scenario`, as Python numbers or arrays.
 
     Raises:
         ConfigError: see `build.build_system`.
@@ -61,17 +63,20 @@ def build_deployment(scenario: Scenario, model: Any = None) -> Deployment:
     model = build.build_model(scenario.model) if model is None else model
     pool, slo = scenario.prefill, scenario.slo
     blocks = scenario.engine.num_gpu_blocks
-    return build.as_float64(
-        Deployment(
-            system=build.build_system(scenario, model=model),
-            prefill=None if pool is None else build.build_system(scenario, pool, "prefill.", model=model),
-            transfer=None if pool is None else build.build_transfer(scenario),
-            workload=build.build_workload(scenario),
-            replicas=scenario.parallelism.replicas,
-            prefill_replicas=1.0 if pool is None else pool.parallelism.replicas,
-            kv_blocks=np.nan if blocks is None else blocks,
-            slo=np.array([np.inf if v is None else v for v in (slo.ttft, slo.tpot, slo.e2e)]),
-        )
+
+    def system(part: Any, where: str = "") -> System:
+        own = None if part is scenario else part
+        return build.assemble_system(scenario, own, where, model, calibration_of(scenario, part))
+
+    return Deployment(
+        system=system(scenario),
+        prefill=None if pool is None else system(pool, "prefill."),
+        transfer=None if pool is None else build.build_transfer(scenario),
+        workload=build.build_workload(scenario),
+        replicas=scenario.parallelism.replicas,
+        prefill_replicas=1.0 if pool is None else pool.parallelism.replicas,
+        kv_blocks=np.nan if blocks is None else blocks,
+        slo=np.array([np.inf if v is None else v for v in (slo.ttft, slo.tpot, slo.e2e)]),
     )
 
 
@@ -192,6 +197,17 @@ class Layout:
         sizes = [int(np.prod(s)) for s in shapes]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
         self.place = dict(zip(self.names, self.starts[:-1].tolist(), strict=True))
+        self.scalars = [k for k, s in enumerate(shapes) if s == ()]
+        self.vectors = [k for k, s in enumerate(shapes) if s != ()]
+
+    def column(self, deployment: Deployment) -> np.ndarray:
+        """The numbers of a deployment, [rows]."""
+        leaves = jax.tree.leaves(deployment)
+        out = np.empty(self.starts[-1])
+        out[self.starts[self.scalars]] = [leaves[k] for k in self.scalars]
+        for k in self.vectors:
+            out[self.starts[k] : self.starts[k + 1]] = np.ravel(leaves[k])
+        return out
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -273,6 +289,7 @@ class Structure:
         self.layouts: dict[Kind, Layout] = {}
         self.problems: list[str] = []
         columns: dict[Kind, list[np.ndarray]] = {}
+        calibrations = Calibrations()
         for number, member in enumerate(members):
             try:
                 combination, model = member()
@@ -288,7 +305,7 @@ class Structure:
                 self._fail(number, Status.BAD_PARALLELISM, str(exc))
                 continue
             try:
-                deployment = build_deployment(combination, model)
+                deployment = build_deployment(combination, model, calibrations)
             except ConfigError as exc:
                 self._fail(number, Status.INVALID, str(exc))
                 continue
@@ -298,7 +315,7 @@ class Structure:
                 columns[kind] = []
             self.kind[number] = self.kinds.index(kind)
             self.column[number] = len(columns[kind])
-            columns[kind].append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(deployment)]))
+            columns[kind].append(self.layouts[kind].column(deployment))
         self.columns = {k: np.ascontiguousarray(np.stack(v, axis=1)) for k, v in columns.items()}
 
     def trimmed(self) -> Structure:
@@ -314,6 +331,20 @@ class Structure:
         self.status[number] = status
         if text not in self.problems and len(self.problems) < 8:
             self.problems.append(text)
+
+
+class Calibrations:
+    """`build.pool_calibration`, worked out once for all combinations that share their sections."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+    def __call__(self, scenario: Scenario, part: Any) -> Any:
+        parsed = (part.hardware, part.engine, scenario.model)
+        key = (scenario.calibration, part.parallelism.dp, *map(id, parsed))
+        if key not in self.known:  # `parsed` is kept, so that its identities stay those of the key
+            self.known[key] = build.pool_calibration(scenario, part), parsed
+        return self.known[key][0]
 
 
 class Sections:

@@ -22,6 +22,7 @@ from mist_jax.explore import block, chip
 from mist_jax.explore.deployments import Deployment, Kind, Layout
 from mist_jax.kept_programs import Kept
 from mist_jax.physics.memory import memory_use
+from mist_jax.programs import Effort
 from mist_jax.queueing.root import Form
 
 Array = Any
@@ -107,7 +108,7 @@ def _program(kind: Kind, layout_key: Any) -> Any:
         return {"slope": slope, **figures}
 
     name = f"gradient {kind} {layout_key}"
-    return Kept(jax.vmap(one, in_axes=(0, 0, 0, None, None)), name, quick=True, form=Form.FORWARD)
+    return Kept(jax.vmap(one, in_axes=(0, 0, 0, None, None)), name, effort=Effort.LITTLE, form=Form.FORWARD)
 
 
 #: Layouts by tree, for the cache of programs.

@@ -6,10 +6,12 @@ from typing import Any
 
 import xarray as xr
 
+from mist_jax.explore import block
 from mist_jax.explore.axes import Axis
 from mist_jax.explore.deployments import Structure
 from mist_jax.explore.plan import Plan
 from mist_jax.explore.sweep import _InMemory, labelled, run_boxes
+from mist_jax.programs import Effort
 from mist_jax.schema import Scenario
 
 
@@ -29,6 +31,10 @@ class JobsPlan(Plan):
 
     def _pools(self) -> bool:
         return any(s.prefill is not None for s in self.scenarios)
+
+    def _effort(self) -> Effort:
+        """Small ones run once, cold more often than not."""
+        return Effort.LEAST if self.points <= block.SMALL else Effort.FULL
 
     @property
     def structure(self) -> Structure:  # type: ignore[override]

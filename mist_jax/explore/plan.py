@@ -22,6 +22,7 @@ from mist_jax.explore.axes import Axis, parse_axes
 from mist_jax.explore.deployments import SLOTS, Structure, is_direct
 from mist_jax.physics.step import STEP_PARTS
 from mist_jax.physics.step_energy import ENERGY_SHARES
+from mist_jax.programs import Effort
 from mist_jax.schema import APPLICATION_KEYS, Scenario
 
 #: Points of a box: what is evaluated, stored and resumed as one.
@@ -62,18 +63,23 @@ class Plan:
         self.known: dict[str, tuple[str, str]] = {**VARIABLES, **block.EXTRA, **pools}
         self.variables = self._chosen(variables)
         self.box_points = box_points
+        self.effort = self._effort()
         self.shape_of_block = self._block()
+
+    def _effort(self) -> Effort:
+        """What is spent on compiling the programs."""
+        return block.choose_effort(self.points)
 
     def _block(self) -> tuple[int, int]:
         """The shape of block that fits the boxes."""
         self.shape_of_block = (0, 0)  # not flat, for the count of inner points
-        outer = inner = box_outer = box_inner = 1
+        outer = inner = 1
         for axis, chunk in zip(self.axes, self._chunks(), strict=True):
             if self._inner(axis):
-                inner, box_inner = inner * axis.size, box_inner * chunk
+                inner *= chunk
             else:
-                outer, box_outer = outer * axis.size, box_outer * chunk
-        return block.choose_shape(box_outer, box_inner, outer * inner)
+                outer *= chunk
+        return block.choose_shape(outer, inner, self.effort)
 
     def _parsed(self, axes: Any) -> tuple[Axis, ...]:
         return parse_axes(self.scenario, axes, self.config_dir)
@@ -151,7 +157,7 @@ class Plan:
         axes = tuple(a for a, d in zip(self.axes, self.direct, strict=True) if not d)
         whole = Structure(self.scenario, axes, self.config_dir)
         # worth a program of its own
-        return whole.trimmed() if self.points > block.SMALL else whole
+        return whole.trimmed() if self.effort is Effort.FULL else whole
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "structure"}
@@ -288,7 +294,7 @@ class _BoxEvaluation:
                 inner[paths.index(axis.name)] = axis.coordinate[index]
         rows, columns = plan.shape_of_block
         with jax.enable_x64(plan.dtype == np.float64):
-            if plan.points > block.SMALL:
+            if plan.effort is Effort.FULL:
                 at = self._worth_it(kind, at, combination, grid, inner, out)
             program = None
             for o in range(0, at.size, rows):
@@ -306,9 +312,8 @@ class _BoxEvaluation:
 
     def _program(self, kind: Any) -> Any:
         plan = self.plan
-        quick = plan.points <= block.SMALL
         return block.PROGRAMS.get(
-            kind, plan.structure.layouts[kind], plan.shape_of_block, plan.dtype, quick=quick
+            kind, plan.structure.layouts[kind], plan.shape_of_block, plan.dtype, effort=plan.effort
         )
 
     def _columns(self, kind: Any, places: Any, combination: Any, grid: Any) -> np.ndarray:

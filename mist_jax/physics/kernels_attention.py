@@ -50,11 +50,12 @@ class DecodeAttentionCoefficients:
 def causal_pairs(q_tokens: Array, past: Array, window: Array = jnp.inf) -> Array:
     """Query-key pairs of one causal chunk: integral over 0..q of min(past + x, window) dx.
 
-    Without a window: q past + q^2 / 2.
+    Without a window: q past + q^2 / 2. No difference of squares: it cancels where a chunk is short beside its past.
     """
-    beyond_end = jnp.maximum(past + q_tokens - window, 0.0)
-    beyond_start = jnp.maximum(past - window, 0.0)
-    return q_tokens * past + 0.5 * (q_tokens**2 - beyond_end**2 + beyond_start**2)
+    growing = jnp.clip(window - past, 0.0, q_tokens)  # queries that see all before them
+    full = q_tokens - growing
+    # a window without end times nothing is nothing, in gradients too
+    return growing * (past + 0.5 * growing) + full * jnp.where(full > 0, window, 0.0)
 
 
 def attention_prefill_time(

@@ -29,6 +29,7 @@ from mist_jax import build
 from mist_jax.kept_programs import Kept
 from mist_jax.physics.demand import INDEX
 from mist_jax.pipelines.points import BLOCK, OverPoints, rows, stacked
+from mist_jax.programs import Effort
 from mist_jax.pytree import replace
 from mist_jax.schema import Scenario
 from mist_jax.system.deployment import System
@@ -260,7 +261,7 @@ def _steady(kind: str, prefill: bool) -> OverPoints:
     from mist_jax.evaluate_disaggregated import _programs
 
     one = (_programs() if prefill else programs())[kind]
-    many = Kept(jax.vmap(one.function), f"{one.name} over {BLOCK} points", quick=True)
+    many = Kept(jax.vmap(one.function), f"{one.name} over {BLOCK} points", effort=Effort.LEAST)
     return OverPoints(one, many)
 
 

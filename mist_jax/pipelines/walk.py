@@ -18,7 +18,7 @@ from mist_jax.physics.demand import RESOURCES, Demand, amounts, phase_terms
 from mist_jax.physics.extremes import largest
 from mist_jax.pipelines.dag import Pipeline
 from mist_jax.pipelines.points import OverPoints
-from mist_jax.programs import compiled
+from mist_jax.programs import Effort, compiled
 from mist_jax.pytree import pytree, replace
 from mist_jax.schema import Scenario
 from mist_jax.stages.protocol import EngineCall, Work
@@ -218,7 +218,7 @@ def walk_program(shape: tuple) -> OverPoints:
     def one(*args: Any) -> Asked:
         return walk(shape, *args)
 
-    return OverPoints(compiled(one), compiled(jax.vmap(one), quick=True))
+    return OverPoints(compiled(one), compiled(jax.vmap(one), effort=Effort.LEAST))
 
 
 @lru_cache(maxsize=64)
