@@ -1,15 +1,14 @@
 """`search`: the best design between bounds, by gradients from many starts, whole numbers and choices included.
 
 Continuous variables descend in log space (Adam on the augmented Lagrangian of `gradient`), all starts of all discrete
-choices side by side. The best are rounded, evaluated again, and polished by a pattern search that keeps to feasible
-points: what is reported has been evaluated as it stands. After Hong et al., DOSA (MICRO 2023), which rounds and
+choices side by side. The best are rounded, evaluated again, and improved by linear programs along the limits that bind
+(`sequential`): what is reported has been evaluated as it stands. After Hong et al., DOSA (MICRO 2023), which rounds and
 re-evaluates while it descends.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +19,15 @@ from mist_jax.compose import with_overrides
 from mist_jax.errors import ConfigError
 from mist_jax.explore.axes import GROUPS, option_mapping
 from mist_jax.explore.problem import Problem
+from mist_jax.explore.sequential import improve, in_steady_state
 from mist_jax.schema import Scenario
 
 #: Steps after which the worse half of the descents ends (successive halving: K. Jamieson, A. Talwalkar, AISTATS 2016).
-HALVINGS = (3, 8, 16)
-#: Designs that are polished at least, rounds of the polish that also scan each variable, and points of a scan.
-LEADERS, SCANS, SCAN = 6, (2, 7), 9
+HALVINGS = (1, 4, 9)
+#: Designs that are improved to the end, and linear programs that the best of every choice gets.
+LEADERS, ALL_ROUNDS = 3, 3
+#: Designs that are looked at along each variable, and how many points.
+SCANNED, SCAN = 2, 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +53,8 @@ def search(
     *,
     maximize: bool | None = None,
     starts: int = 8,
-    steps: int = 60,
-    polish: int = 14,
+    steps: int = 12,
+    polish: int = 12,
     seed: int = 0,
 ) -> SearchResult:
     """The best design between bounds.
@@ -66,7 +68,7 @@ def search(
         choices: axes as for `sweep`, all combinations of which are searched.
         maximize: overrides the sense of the objective.
         starts, steps: descents per choice, and gradient steps of each.
-        polish: rounds of the pattern search around the best rounded designs.
+        polish: linear programs that improve each of the best rounded designs, at most.
         seed: of the starts.
 
     Returns:
@@ -86,7 +88,7 @@ def search(
 
     with jax.enable_x64(True):
         x, choice = _descend(problem, starts, steps, seed)
-        x, choice = _polish(problem, x, choice, polish)
+        x, choice = _refined(problem, x, choice, polish)
     return _result(problem, x, choice, objective)
 
 
@@ -135,61 +137,36 @@ def _descend(problem: Problem, starts: int, steps: int, seed: int) -> tuple[np.n
     return best, choice
 
 
-def _polish(
+def _refined(
     problem: Problem, x: np.ndarray, choice: np.ndarray, rounds: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Round, keep the best few of each choice, and step along single variables and pairs while it helps."""
+    """Round, improve the best of each choice a little and the leaders to the end, and look along every variable."""
+    assess, n = in_steady_state(problem), len(problem.paths)
     x = problem.rounded(x)
-    out = problem.evaluate(x, choice)
-    keep = []
-    for number in np.unique(choice):
-        at = np.flatnonzero(choice == number)
-        keep.extend(at[np.argsort(out["merit"][at])[: max(2, LEADERS // len(np.unique(choice)))]])
-    ranked = sorted(keep, key=lambda i: out["merit"][i])
-    x, choice, merit, score = x[ranked], choice[ranked], out["merit"][ranked], out["score"][ranked]
-    n = len(problem.paths)
-    directions = np.eye(x.shape[1])[:n]
-    pairs = [
-        directions[i] + s * directions[j] for i, j in itertools.combinations(range(n), 2) for s in (1, -1)
-    ]
-    directions = np.concatenate([directions, *([np.stack(pairs)] if pairs else [])])
-    width = np.full(len(x), 0.05)
-    for round_number in range(rounds):
-        # the leaders get most of the rounds
-        alive = (
-            np.arange(len(x))
-            if round_number < 2
-            else np.argsort(np.where(np.isfinite(score), score, merit))[:3]
+    rank, limits = assess(x, choice)
+    best = [at[np.argmin(rank[at])] for at in (np.flatnonzero(choice == c) for c in np.unique(choice))]
+    keep = np.unique([*best, *np.argsort(rank, kind="stable")[:LEADERS]])
+    x, choice, rank, limits = x[keep], choice[keep], rank[keep], limits[keep]
+
+    def improved(at: np.ndarray, rounds: int) -> None:
+        x[at], (rank[at], limits[at]) = improve(
+            problem, x[at], choice[at], (rank[at], limits[at]), rounds, assess
         )
-        trial = np.concatenate([x[i] + sign * width[i] * directions for i in alive for sign in (1, -1)])
-        owner = np.repeat(alive, 2 * len(directions))
-        trial = problem.rounded(np.clip(trial, 0.0, 1.0))
-        signs = np.tile(np.concatenate([directions, -directions]), (len(alive), 1))
-        # a step smaller than a whole number moves by one instead
-        for k in (k for k in range(n) if problem.whole[k]):
-            stuck = (np.abs(trial[:, k] - x[owner, k]) < 1e-12) & (signs[:, k] != 0)
-            span = problem.high[k] - problem.low[k]
-            value = np.maximum(np.exp(problem.low[k] + trial[:, k] * span) + signs[:, k], 1e-9)
-            moved = np.clip((np.log(value) - problem.low[k]) / span, 0.0, 1.0)
-            trial[:, k] = np.where(stuck, moved, trial[:, k])
-        if round_number in SCANS:  # other basins along one variable
-            lines = np.repeat(x[alive[:2]], n * SCAN, axis=0)
-            which = np.tile(np.repeat(np.arange(n), SCAN), len(alive[:2]))
-            lines[np.arange(len(lines)), which] = np.tile(np.linspace(0.0, 1.0, SCAN), n * len(alive[:2]))
-            trial = np.concatenate([trial, lines])
-            owner = np.concatenate([owner, np.repeat(alive[:2], n * SCAN)])
-        trial = problem.rounded(trial)
-        out = problem.evaluate(trial, choice[owner])
-        for i in alive:
-            mine = np.flatnonzero(owner == i)
-            rank = np.where(np.isfinite(out["score"][mine]), out["score"][mine] - 1e6, out["merit"][mine])
-            now = score[i] - 1e6 if np.isfinite(score[i]) else merit[i]
-            top = mine[np.argmin(rank)]
-            if rank.min() < now - 1e-12:
-                x[i], merit[i], score[i] = trial[top], out["merit"][top], out["score"][top]
-                width[i] *= 1.3
-            else:
-                width[i] *= 0.4
+
+    improved(np.arange(len(x)), min(rounds, ALL_ROUNDS))
+    improved(np.argsort(rank, kind="stable")[:LEADERS], rounds - ALL_ROUNDS)
+    # other basins along one variable
+    lead = np.argsort(rank, kind="stable")[:SCANNED]
+    owner = np.repeat(lead, n * SCAN)
+    lines, which = x[owner], np.tile(np.repeat(np.arange(n), SCAN), len(lead))
+    lines[np.arange(len(lines)), which] = np.tile(np.linspace(0.0, 1.0, SCAN), n * len(lead))
+    lines = problem.rounded(lines)
+    seen, c = assess(lines, choice[owner])
+    for i in lead:
+        top = np.flatnonzero(owner == i)[np.argmin(seen[owner == i])]
+        if seen[top] < rank[i]:
+            x[i], rank[i], limits[i] = lines[top], seen[top], c[top]
+            improved(np.array([i]), rounds)
     return x, choice
 
 
