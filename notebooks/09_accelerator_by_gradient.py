@@ -64,7 +64,7 @@ found, same_chip = {}, {}
 for name, lengths in workloads.items():
     start = scenario(*lengths)
     found[name] = mist.search(
-        start, "output_tokens_per_s_per_chip", bounds, limits, starts=3, steps=30, polish=6
+        start, "output_tokens_per_s_per_chip", bounds, limits, starts=3, steps=10, polish=6
     )
     same_chip[name] = float(carried(mist.sweep(start, {RATE: rates}, variables=kept, progress=False)).max())
     best = found[name].best

@@ -72,7 +72,7 @@ def test_slopes_agree_with_differences(scenario: mist.Scenario) -> None:
     x = np.full((4, problem.low.size), 0.5)
     x[:, :2] = np.random.default_rng(1).uniform(0.1, 0.6, (4, 2))
     choice = np.zeros(4, dtype=int)
-    slope = problem.evaluate(x, choice)["slope"]
+    slope = problem.evaluate(x, choice, slopes=True)["slope"]
     for k in range(2):
         up, down = x.copy(), x.copy()
         up[:, k] += 1e-4

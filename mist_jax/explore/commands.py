@@ -11,7 +11,17 @@ from mist_jax.application import start_jax, wants_plots, write, write_report_if_
 from mist_jax.errors import ConfigError, nearest
 from mist_jax.schema import parse_scenario
 
-SEARCH_KEYS = ("objective", "variables", "constraints", "choices", "maximize", "starts", "steps", "polish")
+SEARCH_KEYS = (
+    "objective",
+    "variables",
+    "constraints",
+    "choices",
+    "maximize",
+    "starts",
+    "steps",
+    "polish",
+    "requests",
+)
 
 
 def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -77,6 +87,8 @@ def run_search(mapping: dict[str, Any], out: Path) -> Any:
         "figures": result.figures,
         "evaluations": result.evaluations,
         "runners_up": result.runners_up,
+        "played": result.played,
+        "missed": result.missed,
     }
     (out / "answer.json").write_text(json.dumps(answer, indent=2, default=str) + "\n")
     write_report_if_asked(scenario, result, out, mapping)
@@ -92,7 +104,10 @@ def run_search(mapping: dict[str, Any], out: Path) -> Any:
     figure = (
         f"{q.title(name)} {q.show(name, result.objective)}" if name in q.SHOWN else f"{result.objective:g}"
     )
-    print(f"objective: {figure} after {result.evaluations} evaluations\nwritten to {out}")
+    print(f"objective: {figure} after {result.evaluations} evaluations")
+    if result.played:
+        print(q.played(result.played, result.missed))
+    print(f"written to {out}")
     return result
 
 

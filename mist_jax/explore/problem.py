@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mist_jax.compose import require_scenario
+from mist_jax.compose import require_scenario, with_overrides
 from mist_jax.errors import ConfigError, Status, nearest
-from mist_jax.explore.axes import parse_axes
+from mist_jax.explore.axes import GROUPS, option_mapping, parse_axes
 from mist_jax.explore.deployments import SLOTS, Structure, is_direct
 from mist_jax.schema import Scenario
 
@@ -36,7 +36,9 @@ class Problem:
         constraints: Mapping[str, Any] | None = None,
         choices: Mapping[str, Any] | None = None,
         maximize: bool | None = None,
+        tails: Mapping[str, Any] | None = None,
     ) -> None:
+        """As `search`; `tails` are limits on percentiles, for which the steady state has its means stand in."""
         from mist_jax.explore import gradient
 
         require_scenario(scenario)
@@ -68,6 +70,8 @@ class Problem:
             self._add(k, path, bounds)
         self.sign, self.exponents = self._objective(objective, maximize)
         self.upper, self.lower, self.judged = self._constraints(constraints or {})
+        self.mean_upper = np.where(self.judged[0], self.upper, np.inf)
+        self.tails = self._tails(tails or {})
         always = np.zeros_like(self.judged)
         for name in (
             "memory_need",
@@ -147,6 +151,22 @@ class Problem:
                 lower[at], judged[1, at] = np.log(low), True
         return upper, lower, judged
 
+    def _tails(self, tails: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
+        """percentile → (figure whose mean stands in for it, limit); narrows the limits of those figures."""
+        out = {}
+        for name, value in tails.items():
+            low, high = _limits(name, value)
+            if high is None or low is not None:
+                raise ConfigError(
+                    f"constraints.{name}: got {value!r}; a percentile has an upper limit, '<= 2.0'"
+                )
+            at = self._figure(f"{name.split('_')[0]}_s", "constraints")
+            limit = np.log(high)
+            self.upper[at] = min(self.upper[at], limit) if self.judged[0, at] else limit
+            self.judged[0, at] = True
+            out[name] = (at, high)
+        return out
+
     def columns(self, choice: np.ndarray) -> np.ndarray:
         """Table columns of choices, [designs, rows]."""
         return self.table[:, self.structure.column[choice]].T
@@ -204,6 +224,25 @@ class Problem:
         )
         self.log.append(np.where(whole, out["score"], np.inf) * np.ones(len(x)))
         return out
+
+    def described(self, x: np.ndarray, choice: int) -> dict[str, Any]:
+        """path → value of a design, choices included; tied paths get their own entries."""
+        shape = tuple(a.size for a in self.choice_axes)
+        index = np.unravel_index(choice, shape) if shape else ()
+        out: dict[str, Any] = {a.name: a.values[int(i)] for a, i in zip(self.choice_axes, index, strict=True)}
+        for k, (path, value) in enumerate(zip(self.paths, self.values(x), strict=True)):
+            for name in (p.strip() for p in path.split(",")):
+                row, scale = self.layout.rows(name)
+                number = float(value * self.spread[row, k] / scale)
+                out[name] = float(round(number)) if self.whole[k] else number
+        return out
+
+    def scenario_at(self, x: np.ndarray, choice: int) -> Scenario:
+        """The base scenario with a design's choices and numbers."""
+        design = self.described(x, choice)
+        changes: dict[str, Any] = {GROUPS[k]: option_mapping(k, v) for k, v in design.items() if k in GROUPS}
+        changes |= {k: v for k, v in design.items() if k not in GROUPS}
+        return with_overrides(self.scenario, changes)
 
 
 def _limits(name: str, value: Any) -> tuple[float | None, float | None]:

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mist_jax.compose import with_overrides
 from mist_jax.errors import ConfigError
-from mist_jax.explore.axes import GROUPS, option_mapping
+from mist_jax.explore.played import Played, numbers, split_tails
 from mist_jax.explore.problem import Problem
 from mist_jax.explore.sequential import improve, in_steady_state
 from mist_jax.schema import Scenario
@@ -28,6 +27,8 @@ HALVINGS = (1, 4, 9)
 LEADERS, ALL_ROUNDS = 3, 3
 #: Designs that are looked at along each variable, and how many points.
 SCANNED, SCAN = 2, 9
+#: Designs that are improved on the playback, and half width of their first box: they start next to their optimum.
+PLAYED, PLAYED_BOX = 2, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,9 @@ class SearchResult:
     history: xr.Dataset  #: `objective(evaluation)`: best feasible value so far
     runners_up: list[dict[str, Any]]  #: best of the other discrete choices, with their `objective`
     scenario: Scenario | None = dataclasses.field(repr=False, default=None)  #: the best design as a scenario
+    #: with `requests`: numbers of a playback of the best design over requests that the search did not see
+    played: dict[str, float] = dataclasses.field(repr=False, default_factory=dict)
+    missed: list[str] = dataclasses.field(default_factory=list)  #: limits that it missed there
 
 
 def search(
@@ -56,6 +60,7 @@ def search(
     steps: int = 12,
     polish: int = 12,
     seed: int = 0,
+    requests: float = 0,
 ) -> SearchResult:
     """The best design between bounds.
 
@@ -70,6 +75,8 @@ def search(
         starts, steps: descents per choice, and gradient steps of each.
         polish: linear programs that improve each of the best rounded designs, at most.
         seed: of the starts.
+        requests: play this many requests of the workload for each of the best designs, improve the best two as the
+            playback sees them, and rank by that; `constraints` may then name percentiles (`ttft_p99_s`). 0: none.
 
     Returns:
         `SearchResult`; its design has been evaluated as it stands.
@@ -77,19 +84,23 @@ def search(
     Raises:
         ConfigError: an unknown figure, path or option, or bounds that cannot be.
 
-    Range: that of the steady state (means, no percentiles). Not modelled: margins on chips.
+    Range: that of the steady state (means), and of the playback with `requests`. Not modelled: margins on chips.
     """
     if not variables:
         raise ConfigError(
             "search: no variables; give at least one, such as {'engine.max_num_batched_tokens': (256, 16384)}"
         )
-    problem = Problem(scenario, objective, variables, constraints, choices, maximize)
+    means, tails = split_tails(dict(constraints or {}), requests)
+    problem = Problem(scenario, objective, variables, means, choices, maximize, tails)
+    played = Played(problem, requests) if requests else None
     import jax
 
     with jax.enable_x64(True):
         x, choice = _descend(problem, starts, steps, seed)
         x, choice = _refined(problem, x, choice, polish)
-    return _result(problem, x, choice, objective)
+        if played is not None:
+            x = _on_playback(problem, x, choice, polish, played)
+        return _result(problem, x, choice, objective, played)
 
 
 def _better_half(choice: np.ndarray, merit: np.ndarray) -> np.ndarray:
@@ -170,64 +181,53 @@ def _refined(
     return x, choice
 
 
-def _result(problem: Problem, x: np.ndarray, choice: np.ndarray, objective: Any) -> SearchResult:
-    out = problem.evaluate(x, choice)
-    order = np.argsort(np.where(np.isfinite(out["score"]), out["score"], 1e6 + out["merit"]))
-    designs: dict[int, dict[str, Any]] = {}
-    for i in order:
-        if int(choice[i]) in designs or not np.isfinite(out["score"][i]):
-            continue
-        designs[int(choice[i])] = _described(problem, x[i], int(choice[i])) | {
-            "objective": float(np.exp(problem.sign * out["score"][i]))
-        }
-    scores = np.concatenate(problem.log)
-    best = np.exp(problem.sign * np.minimum.accumulate(scores)) if len(scores) else scores
-    best = np.where(np.isfinite(np.minimum.accumulate(scores)), best, np.nan)
-    name = objective if isinstance(objective, str) else "objective"
-    history = xr.Dataset(
-        {
-            "objective": (
-                "evaluation",
-                best,
-                {"sense": "min" if problem.sign > 0 else "max", "long_name": name},
-            )
-        },
-        coords={"evaluation": np.arange(1, len(best) + 1)},
+def _on_playback(
+    problem: Problem, x: np.ndarray, choice: np.ndarray, rounds: int, played: Played
+) -> np.ndarray:
+    """Positions with the best two improved as the playback sees them."""
+    rank, limits = played.assess(x, choice)
+    lead = np.argsort(rank, kind="stable")[:PLAYED]
+    found, _ = improve(
+        problem, x[lead], choice[lead], (rank[lead], limits[lead]), rounds, played.assess, PLAYED_BOX
     )
+    x[lead] = found
+    return x
+
+
+def _result(
+    problem: Problem, x: np.ndarray, choice: np.ndarray, objective: Any, played: Played | None
+) -> SearchResult:
+    out = problem.evaluate(x, choice)
+    score = out["score"] if played is None else played.scores(x, choice)
+    order = np.argsort(np.where(np.isfinite(score), score, 1e6 + out["merit"]), kind="stable")
     top = int(order[0])
     figures = {n: float(v) for n, v in zip(problem.names, out["y"][top], strict=True)}
+    designs: dict[int, dict[str, Any]] = {}
+    for i in order:
+        number = int(choice[i])
+        if number not in designs and np.isfinite(score[i]):
+            value = float(np.exp(problem.sign * score[i]))
+            designs[number] = problem.described(x[i], number) | {"objective": value}
+    history = _history(problem, objective)
     if not designs:
-        return SearchResult({}, float("nan"), False, figures, problem.evaluations, history, [], None)
-    ranked = list(designs.values())
-    value = ranked[0].pop("objective")
-    return SearchResult(
-        ranked[0],
-        value,
-        True,
-        figures,
-        problem.evaluations,
-        history,
-        ranked[1:],
-        _scenario(problem, ranked[0]),
+        return SearchResult({}, float("nan"), False, figures, problem.evaluations, history, [])
+    best, *runners_up = designs.values()
+    value = best.pop("objective")
+    scenario = problem.scenario_at(x[top], int(choice[top]))
+    result = SearchResult(best, value, True, figures, problem.evaluations, history, runners_up, scenario)
+    if played is None:
+        return result
+    fresh = numbers(played.play(scenario, seed=1))
+    return dataclasses.replace(result, played=fresh, missed=played.missed(fresh))
+
+
+def _history(problem: Problem, objective: Any) -> xr.Dataset:
+    """The best feasible objective so far, evaluation by evaluation of the steady state."""
+    scores = np.concatenate(problem.log)
+    best = np.minimum.accumulate(scores)
+    best = np.where(np.isfinite(best), np.exp(problem.sign * best), np.nan)
+    name = objective if isinstance(objective, str) else "objective"
+    attrs = {"sense": "min" if problem.sign > 0 else "max", "long_name": name}
+    return xr.Dataset(
+        {"objective": ("evaluation", best, attrs)}, coords={"evaluation": np.arange(1, len(best) + 1)}
     )
-
-
-def _described(problem: Problem, x: np.ndarray, choice: int) -> dict[str, Any]:
-    """path → value of a design; tied paths get their own entries."""
-    shape = tuple(a.size for a in problem.choice_axes)
-    index = np.unravel_index(choice, shape) if shape else ()
-    out: dict[str, Any] = {a.name: a.values[int(i)] for a, i in zip(problem.choice_axes, index, strict=True)}
-    for k, (path, value) in enumerate(zip(problem.paths, problem.values(x), strict=True)):
-        for name in (p.strip() for p in path.split(",")):
-            row, scale = problem.layout.rows(name)
-            number = float(value * problem.spread[row, k] / scale)
-            out[name] = float(round(number)) if problem.whole[k] else number
-    return out
-
-
-def _scenario(problem: Problem, design: Mapping[str, Any]) -> Scenario:
-    """The base scenario with a design's choices and numbers."""
-    groups = {k: v for k, v in design.items() if k in GROUPS}
-    changes: dict[str, Any] = {GROUPS[k]: option_mapping(k, v) for k, v in groups.items()}
-    changes |= {k: v for k, v in design.items() if k not in GROUPS}
-    return with_overrides(problem.scenario, changes)

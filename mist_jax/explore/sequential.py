@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,8 @@ NEAR = 0.4
 BOX, SMALLEST = 0.12, 1e-4
 #: Whole numbers further apart than this are tried one up and one down.
 COARSE = 0.01
+#: Times that a step is corrected by the limits at its end, and by how much at most they may be missed there.
+CORRECTIONS, BENT = 4, 0.3
 #: What a violation costs beside the objective, as in `Problem.evaluate`'s merit.
 PENALTY = 100.0
 #: Weight of the augmented Lagrangian at which a multiplier of 1 adds the slope of its limit and nothing else.
@@ -33,16 +34,18 @@ NO_PENALTY = 1e-9
 
 #: (positions [n, variables], choices [n]) → (`standing` [n], limits `c` [n, 2, figures])
 Assess = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+#: (positions [k, variables], their `standing` [k], their limits [k, 2, figures]) of what is tried from one design
+Tried = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass
 class _Local:
-    """The linear program at one design: slopes of the objective [n] and of limits [m, n], and the limits' values [m]."""
+    """The linear program at one design: slopes of the objective [n] and of limits [m, n], values of those [m]."""
 
     slope: np.ndarray
     jacobian: np.ndarray
     values: np.ndarray
-    which: tuple[np.ndarray, np.ndarray]  #: places of the limits in `c`
+    which: tuple[np.ndarray, ...]  #: places of the limits in `c`
 
     def step(self, low: np.ndarray, high: np.ndarray, values: np.ndarray) -> np.ndarray:
         """The best step [n] between `low` and `high`; what no step meets is violated as little as can be."""
@@ -53,7 +56,9 @@ class _Local:
             return np.where(self.slope > 0, low, high)
         rows = np.hstack([self.jacobian, -np.ones((m, 1))])
         bounds = np.vstack([np.stack([low, high], axis=1), [0.0, np.inf]])
-        found = linprog(np.append(self.slope, PENALTY), A_ub=rows, b_ub=-values, bounds=bounds, method="highs")
+        found = linprog(
+            np.append(self.slope, PENALTY), A_ub=rows, b_ub=-values, bounds=bounds, method="highs"
+        )
         return found.x[:n] if found.x is not None else np.zeros(n)
 
 
@@ -93,22 +98,15 @@ def improve(
     n = len(problem.paths)
     width = np.full(len(x), box)
     for _ in range(rounds):
-        live = np.flatnonzero(width > SMALLEST)
-        if not live.size:
+        live: list[int] = np.flatnonzero(width > SMALLEST).tolist()
+        if not live:
             break
         local = _locals(problem, x, choice, limits, live)
         tried = {i: _trials(problem, local[i], x[i, :n], width[i]) for i in live}
         first = _assessed(problem, x, choice, tried, assess)
-        # the limits bend: aim at them again with what they are at the end of the step
-        again = {}
+        seen = _corrected(problem, local, x, choice, width, first, rank, assess)
         for i in live:
-            step = tried[i][0] - x[i, :n]
-            there = first[i][2][0][local[i].which] - local[i].jacobian @ step
-            low, high = _box(problem, x[i, :n], width[i])
-            again[i] = [x[i, :n] + local[i].step(low, high, there)]
-        second = _assessed(problem, x, choice, again, assess)
-        for i in live:
-            at, own, c = (np.concatenate(pair) for pair in zip(first[i], second[i], strict=True))
+            at, own, c = seen[i]
             best = int(own.argmin())
             if own[best] > rank[i] - 1e-9:
                 width[i] *= 0.3
@@ -120,7 +118,7 @@ def improve(
 
 
 def _locals(
-    problem: Problem, x: np.ndarray, choice: np.ndarray, limits: np.ndarray, live: np.ndarray
+    problem: Problem, x: np.ndarray, choice: np.ndarray, limits: np.ndarray, live: list[int]
 ) -> dict[int, _Local]:
     """The linear programs at the designs `live`: slopes of the steady state, values of `limits`."""
     n = len(problem.paths)
@@ -132,7 +130,7 @@ def _locals(
         multipliers = np.zeros((len(owners), *problem.judged.shape))
         places = np.concatenate([np.stack(w) for w in near], axis=1)
         multipliers[np.arange(len(owners)), places[0], places[1]] = 1.0
-        at = live[owners]
+        at = np.asarray(live)[owners]
         both = problem.evaluate(x[at], choice[at], multipliers, NO_PENALTY, slopes=True)["slope"][:, :n]
         jacobian = both - slopes[owners]
     return {
@@ -155,20 +153,80 @@ def _trials(problem: Problem, local: _Local, x: np.ndarray, width: float) -> lis
     """Positions [n] to evaluate: the program's solution first."""
     low, high = _box(problem, x, width)
     step = local.step(low, high, local.values)
-    coarse = np.flatnonzero(_spacing(problem, x) > COARSE)
+    coarse = _coarse(problem, x)
     steps = []
     if coarse.size:
-        # whole numbers where they come to lie, and one up or down: the rest is adapted to them
-        ends = [_whole_at(problem, x + step)]
+        # whole numbers where they come to lie, and one up or down: the rest is adapted to them, however far that is
+        ends = [(_whole_at(problem, x + step), width)]
         for k in coarse:
-            ends += [_whole_at(problem, x, k, by) for by in (1.0, -1.0)]
-        for end in ends:
-            lo, hi = low.copy(), high.copy()
+            ends += [(_whole_at(problem, x, int(k), by), max(width, BOX)) for by in (1.0, -1.0)]
+        for end, wide in ends:
+            lo, hi = _box(problem, x, wide)
             lo[coarse] = hi[coarse] = np.clip(end[coarse], 0.0, 1.0) - x[coarse]
             steps.append(local.step(lo, hi, local.values))
     else:
         steps.append(step)
     return [x + s for s in (steps[0], 0.4 * steps[0], *steps[1:])]
+
+
+def _coarse(problem: Problem, x: np.ndarray) -> np.ndarray:
+    """Variables whose neighbouring whole numbers are far apart at x [n]."""
+    return np.flatnonzero(_spacing(problem, x) > COARSE)
+
+
+def _corrected(
+    problem: Problem,
+    local: dict[int, _Local],
+    x: np.ndarray,
+    choice: np.ndarray,
+    width: np.ndarray,
+    first: dict[int, Tried],
+    rank: np.ndarray,
+    assess: Assess,
+) -> dict[int, Tried]:
+    """`first` with what comes of aiming again at limits that bent away under the first trial and the best other one.
+
+    A whole number is one up or down and not less, so that a step to it does not get shorter: up to `CORRECTIONS` times,
+    while a limit is missed whose meeting would make a better design.
+    """
+    seen, n = dict(first), len(problem.paths)
+    pending: dict[int, list[tuple[np.ndarray, np.ndarray, bool]]] = {}
+    for i, (at, own, c) in first.items():
+        others = range(2, len(at))  # 1 is the short step
+        which = [0, *sorted(others, key=lambda k, own=own: own[k])[:1]]
+        pending[i] = [(at[k], c[k], k > 0) for k in which]
+    for _ in range(CORRECTIONS):
+        aims = {i: [_aim(problem, local[i], x[i, :n], width[i], *p) for p in ps] for i, ps in pending.items()}
+        found = _assessed(problem, x, choice, aims, assess)
+        still: dict[int, list[tuple[np.ndarray, np.ndarray, bool]]] = {}
+        for i, (at, own, c) in found.items():
+            seen[i] = tuple(np.concatenate(pair) for pair in zip(seen[i], (at, own, c), strict=True))  # type: ignore[assignment]
+            worst = np.where(problem.judged, c, -1.0).max(axis=(1, 2))
+            # the objective, were the limit met; a feasible design is done
+            would = own - PENALTY * worst - (1e6 if rank[i] < -1e5 else 0.0)
+            more = [k for k in range(len(at)) if 0 < worst[k] < BENT and own[k] > -1e5 and would[k] < rank[i]]
+            if more:
+                still[i] = [(at[k], c[k], pending[i][k][2]) for k in more]
+        pending = still
+        if not pending:
+            break
+    return seen
+
+
+def _aim(
+    problem: Problem,
+    local: _Local,
+    x: np.ndarray,
+    width: float,
+    at: np.ndarray,
+    c: np.ndarray,
+    far: bool,
+) -> np.ndarray:
+    """The position [n] at which the limits would be met if they had the values `c` at `at` and bent no more."""
+    coarse, step = _coarse(problem, x), at[: len(x)] - x
+    low, high = _box(problem, x, max(width, BOX) if far else width)
+    low[coarse] = high[coarse] = step[coarse]
+    return x + local.step(low, high, c[local.which] - local.jacobian @ step)
 
 
 def _whole_at(problem: Problem, x: np.ndarray, which: int | None = None, by: float = 0.0) -> np.ndarray:
@@ -183,7 +241,7 @@ def _whole_at(problem: Problem, x: np.ndarray, which: int | None = None, by: flo
 
 def _assessed(
     problem: Problem, x: np.ndarray, choice: np.ndarray, tried: dict[int, list[np.ndarray]], assess: Assess
-) -> dict[int, tuple[np.ndarray, Any, Any]]:
+) -> dict[int, Tried]:
     """design → (rounded positions, their standing, their limits) of what is tried from each."""
     owner = np.repeat(list(tried), [len(v) for v in tried.values()])
     at = x[owner]

@@ -165,8 +165,11 @@ def search(scenario: Scenario, result: SearchResult, mapping: Mapping[str, Any] 
     name = section.get("objective")
     value = q.show(name, result.objective) if name in q.SHOWN else q.number(result.objective)
     answer = f"<p>{escape(objective)}: <b>{escape(value)}</b> after {result.evaluations:,} evaluations.</p>"
+    if result.played:
+        mark = ' class="missed"' if result.missed else ""
+        answer += f"<p{mark}>{escape(q.played(result.played, result.missed))}.</p>"
     answer += table(["Key", "Value found"], rows)
-    answer += "<h3>All figures of the design</h3>" + table(
+    answer += "<h3>All figures of the design, steady state</h3>" + table(
         ["Figure", "Value"], [[q.title(n), q.show(n, v)] for n, v in result.figures.items()]
     )
     others = [[", ".join(f"{k} {v}" for k, v in r.items() if k != "objective"), q.number(r["objective"])]

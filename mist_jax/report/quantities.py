@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,17 @@ def title(name: str) -> str:
         return SHOWN[short][0]
     text = " ".join(name.rsplit(".", 2)[-2:]).replace("_", " ")
     return text[:1].upper() + text[1:]
+
+
+def played(figures: Mapping[str, float], missed: Sequence[str]) -> str:
+    """What a playback of a found design said: means and 99th percentiles, and the limits that it missed."""
+    parts = []
+    for name in ("ttft", "tpot", "e2e"):
+        mean, tail = figures.get(f"{name}_mean_s"), figures.get(f"{name}_p99_s")
+        if mean is not None and tail is not None:
+            parts.append(f"{title(name + '_s')} {duration(mean)} (p99 {duration(tail)})")
+    limits = f"misses {', '.join(missed)}" if missed else "within all limits"
+    return f"{figures.get('requests', 0):g} further requests played: {', '.join(parts)}; {limits}"
 
 
 def axis_label(name: str, units: str = "") -> str:
