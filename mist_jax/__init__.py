@@ -28,6 +28,7 @@ _EXPORTS = {
     "search": "mist_jax.explore.search",
     "SearchResult": "mist_jax.explore.search",
     "pareto": "mist_jax.explore.pareto",
+    "search_front": "mist_jax.explore.evolution",
     "recommend": "mist_jax.explore.recommend",
     "ConfigError": "mist_jax.errors",
     "TraceError": "mist_jax.errors",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from mist_jax.compose import load, with_overrides
     from mist_jax.errors import ConfigError, Status, TraceError
     from mist_jax.evaluate import evaluate
+    from mist_jax.explore.evolution import search_front
     from mist_jax.explore.pareto import pareto
     from mist_jax.explore.recommend import recommend
     from mist_jax.explore.search import SearchResult, search

@@ -21,6 +21,7 @@ SEARCH_KEYS = (
     "steps",
     "polish",
     "requests",
+    "evaluations",
 )
 
 
@@ -74,6 +75,9 @@ def run_search(mapping: dict[str, Any], out: Path) -> Any:
         if key in section:
             section[key] = flat(section[key])
     scenario = parse_scenario(mapping)
+    if isinstance(section.get("objective"), list):
+        return _run_front(scenario, section, mapping, out)
+    section.pop("evaluations", None)
     start_jax()
     from mist_jax.explore.search import search
     from mist_jax.report import quantities as q
@@ -109,6 +113,26 @@ def run_search(mapping: dict[str, Any], out: Path) -> Any:
         print(q.played(result.played, result.missed))
     print(f"written to {out}")
     return result
+
+
+def _run_front(scenario: Any, section: dict[str, Any], mapping: dict[str, Any], out: Path) -> Any:
+    """mode=search with several objectives: their Pareto front."""
+    if mapping.get("report"):
+        raise ConfigError("report: there is none of a front of designs; its points are in result.nc")
+    start_jax()
+    from mist_jax.explore.evolution import search_front
+    from mist_jax.report.sweep_tables import print_front
+
+    objectives = [str(name) for name in section["objective"]]
+    kept = ("variables", "constraints", "choices", "evaluations")
+    front = search_front(
+        scenario, objectives, **{"variables": {}, **{k: section[k] for k in kept if k in section}}
+    )
+    write(front, out, mapping)
+    print_front(front, objectives)
+    count, tried = front.sizes["point"], front.attrs["evaluations"]
+    print(f"{count} designs on the front after {tried} evaluations\nwritten to {out}")
+    return front
 
 
 def run_recommend(mapping: dict[str, Any], out: Path) -> Any:

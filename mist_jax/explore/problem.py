@@ -65,6 +65,7 @@ class Problem:
             )
         size = gradient.MAX_VARIABLES
         self.low, self.high = np.zeros(size), np.zeros(size)
+        self.bounds = np.zeros((0, 2))
         self.spread, self.moved = np.zeros((len(self.table), size)), np.zeros(len(self.table), dtype=bool)
         for k, (path, bounds) in enumerate(variables.items()):
             self._add(k, path, bounds)
@@ -107,6 +108,7 @@ class Problem:
         if not 0 < low < high:
             raise ConfigError(f"{path}: got ({low:g}, {high:g}); a search in log space needs 0 < low < high")
         self.low[k], self.high[k] = np.log(low), np.log(high)
+        self.bounds = np.vstack([self.bounds, [low, high]])
         first = None
         for name in tied:
             row, scale = self.layout.rows(name)
@@ -116,7 +118,8 @@ class Problem:
             self.moved[row] = True
         self.whole.append(tied[0].rsplit(".", 1)[-1] in WHOLE)
 
-    def _figure(self, name: str, what: str) -> int:
+    def figure(self, name: str, what: str) -> int:
+        """Place of a figure in `names`; `what` asks for it."""
         if name not in self.names:
             raise ConfigError(
                 f"{what}: no '{name}'{nearest(name, self.names)}; there are: {', '.join(self.names)}"
@@ -129,7 +132,7 @@ class Problem:
         powers = {objective: 1.0} if isinstance(objective, str) else dict(objective)
         out = np.zeros(len(self.names))
         for name, power in powers.items():
-            out[self._figure(name, "objective")] = power
+            out[self.figure(name, "objective")] = power
         if maximize is None:
             maximize = isinstance(objective, str) and objective not in LESS
         return (-1.0 if maximize else 1.0), out
@@ -144,7 +147,7 @@ class Problem:
             low, high = limits.get("load", (None, None))
             limits["load"] = (low, min(1.0, high) if high is not None else 1.0)
         for name, (low, high) in limits.items():
-            at = self._figure(name, "constraints")
+            at = self.figure(name, "constraints")
             if high is not None:
                 upper[at], judged[0, at] = np.log(high), True
             if low is not None:
@@ -160,7 +163,7 @@ class Problem:
                 raise ConfigError(
                     f"constraints.{name}: got {value!r}; a percentile has an upper limit, '<= 2.0'"
                 )
-            at = self._figure(f"{name.split('_')[0]}_s", "constraints")
+            at = self.figure(f"{name.split('_')[0]}_s", "constraints")
             limit = np.log(high)
             self.upper[at] = min(self.upper[at], limit) if self.judged[0, at] else limit
             self.judged[0, at] = True
@@ -174,7 +177,8 @@ class Problem:
     def values(self, x: np.ndarray) -> np.ndarray:
         """Numbers of the variables at positions [..., variables]."""
         n = len(self.paths)
-        return np.exp(self.low[:n] + x[..., :n] * (self.high - self.low)[:n])
+        values = np.exp(self.low[:n] + x[..., :n] * (self.high - self.low)[:n])
+        return np.clip(values, *self.bounds.T)
 
     def rounded(self, x: np.ndarray) -> np.ndarray:
         """Positions with whole variables at the nearest whole number within the bounds."""

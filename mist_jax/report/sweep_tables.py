@@ -82,6 +82,24 @@ def print_sweep(ds: xr.Dataset, to: Console | None = None) -> None:
     print_table(out, table, drop=LESS_NEEDED)
 
 
+def print_front(front: xr.Dataset, objectives: list[str], to: Console | None = None) -> None:
+    """Print points spread along a front of designs (`search_front`): the objectives, and what was varied."""
+    points = spread(front[objectives[0]].values, front[objectives[1]].values, ROWS)
+    # figures have units, what was varied has none
+    varied = [str(n) for n in front.data_vars if "units" not in front[n].attrs]
+    table = _table()
+    for name in varied:
+        words = front[name].dtype.kind in "UOT"
+        table.add_column(q.words(name.rsplit(".", 1)[-1]), justify="left" if words else "right")
+    for name in objectives:
+        table.add_column(q.title(name), justify="right")
+    for i in points:
+        at = front.isel(point=i)
+        cells = [*(tick_text(at[n].item()) for n in varied), *(q.show(n, at[n].item()) for n in objectives)]
+        table.add_row(*cells)
+    print_table(to or console(), table)
+
+
 def save_front(ds: xr.Dataset, folder: Path) -> None:
     """`pareto.png` in the folder, if the sweep has a front."""
     from mist_jax.report.plots import plot_pareto, save

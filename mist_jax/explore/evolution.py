@@ -1,0 +1,158 @@
+"""`search_front`: the Pareto front of several figures between bounds, choices included, by NSGA-II.
+
+For fronts in spaces too large for a grid: numbers, whole numbers and choices side by side. The algorithm is pymoo's
+NSGA-II for mixed variables (K. Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002; J. Blank, K. Deb, IEEE Access 8,
+2020), over the steady state, a population a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from mist_jax.errors import ConfigError, Status
+from mist_jax.evaluate import VARIABLES
+from mist_jax.explore import gradient
+from mist_jax.explore.pareto import pareto
+from mist_jax.explore.problem import LESS, SLACK, Problem
+from mist_jax.schema import Scenario
+
+#: Designs of a generation: one call of the program.
+POPULATION = gradient.BATCH
+#: Place of the choice among a design's variables.
+CHOICE = "choice"
+#: Objective of a design that does not work, beside its constraint.
+LOST = 1e3
+
+
+def search_front(
+    scenario: Scenario,
+    objectives: Sequence[str],
+    variables: Mapping[str, Any],
+    constraints: Mapping[str, Any] | None = None,
+    choices: Mapping[str, Any] | None = None,
+    *,
+    evaluations: int = 3000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """The designs between bounds that no other design found beats in all objectives.
+
+    Args:
+        scenario: what the variables and choices vary.
+        objectives: two or more figures; less of latencies, cost, energy, power, chips and area is better, more of the
+            rest.
+        variables, constraints, choices: as for `search`.
+        evaluations: deployments evaluated, in generations of 64.
+        seed: of the evolution.
+
+    Returns:
+        As `pareto`: along `point`, all figures and, by their dotted paths, the variables and choices of each design;
+        the attributes `hypervolume` (of the box of all feasible designs evaluated) and `evaluations`.
+
+    Raises:
+        ConfigError: pymoo is not installed; as `search`; no feasible design.
+
+    Range: that of the steady state (means). Every design has been evaluated as it stands, whole numbers whole.
+    """
+    if len(objectives) < 2:
+        raise ConfigError("objectives: a front needs two or more")
+    if not variables:
+        raise ConfigError("search_front: no variables; give at least one")
+    try:
+        from pymoo.core.evaluator import Evaluator  # noqa: F401
+    except ImportError:
+        raise ConfigError("search_front: pymoo is not installed; pip install 'mist-jax[search]'") from None
+    import jax
+
+    problem = Problem(scenario, objectives[0], variables, constraints, choices)
+    for name in objectives:
+        problem.figure(name, "objectives")
+    with jax.enable_x64(True):
+        seen = _evolve(problem, objectives, evaluations, seed)
+    return _front(problem, objectives, seen)
+
+
+def _evolve(
+    problem: Problem, objectives: Sequence[str], evaluations: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """(positions, choices, figures, whether feasible) of all designs evaluated, generation by generation."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.mixed import (
+        MixedVariableDuplicateElimination,
+        MixedVariableMating,
+        MixedVariableSampling,
+    )
+    from pymoo.core.problem import Problem as Pymoo
+    from pymoo.core.variable import Choice, Real
+    from pymoo.optimize import minimize
+
+    usable = np.flatnonzero(problem.structure.kind == 0)
+    n = len(problem.paths)
+    where = [problem.figure(name, "objectives") for name in objectives]
+    sign = np.where([name in LESS for name in objectives], 1.0, -1.0)
+    seen: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+
+    class Space(Pymoo):
+        """Positions and a choice; log figures as objectives, the worst limit as constraint."""
+
+        def __init__(self) -> None:
+            space: dict[str, Any] = {str(k): Real(bounds=(0.0, 1.0)) for k in range(n)}
+            space[CHOICE] = Choice(options=usable.tolist())
+            super().__init__(vars=space, n_obj=len(objectives), n_ieq_constr=1)
+
+        def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+            at = np.full((len(x), problem.low.size), 0.5)
+            at[:, :n] = [[design[str(k)] for k in range(n)] for design in x]
+            choice = np.array([design[CHOICE] for design in x])
+            at = problem.rounded(at)
+            found = problem.evaluate(at, choice)
+            worst = np.where(problem.judged, found["c"], -1.0).max(axis=(1, 2))
+            works = np.isin(found["status"], (Status.OK, Status.UNSTABLE))
+            logs = np.log(found["y"][:, where]) * sign
+            out["F"] = np.where(works[:, None], logs, LOST)
+            out["G"] = np.where(works, worst - SLACK, np.maximum(worst, LOST))[:, None]
+            good = (found["status"] == Status.OK) & (worst <= SLACK)
+            seen.append((at, choice, found["y"], good))
+
+    unlike = MixedVariableDuplicateElimination()
+    algorithm = NSGA2(
+        pop_size=POPULATION,
+        sampling=MixedVariableSampling(),  # pyright: ignore[reportArgumentType]
+        mating=MixedVariableMating(eliminate_duplicates=unlike),  # pyright: ignore[reportArgumentType]
+        eliminate_duplicates=unlike,
+    )
+    minimize(Space(), algorithm, ("n_eval", evaluations), seed=seed, verbose=False)
+    return seen
+
+
+def _front(
+    problem: Problem,
+    objectives: Sequence[str],
+    seen: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+) -> xr.Dataset:
+    x, choice, y, good = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    if not good.any():
+        raise ConfigError(
+            f"search_front: no design within the bounds meets the constraints ({len(good)} evaluations)"
+        )
+    _, first = np.unique(np.column_stack([x, choice]), axis=0, return_index=True)
+    first = np.sort(first[good[first]])
+    designs = [problem.described(x[i], int(choice[i])) for i in first]
+    units = {**VARIABLES, **gradient.DESIGN}
+    ds = xr.Dataset(
+        {
+            name: (
+                "point",
+                y[first, k],
+                dict(zip(("units", "long_name"), units.get(name, ("1", name)), strict=True)),
+            )
+            for k, name in enumerate(problem.names)
+        }
+        | {"status": ("point", np.zeros(len(first), np.int8))}
+        | {path: ("point", np.array([d[path] for d in designs])) for path in designs[0]}
+    )
+    front = pareto(ds.assign_coords(point=np.arange(len(first))), objectives)
+    return front.drop_vars(["status", "point"]).assign_attrs(evaluations=problem.evaluations)
