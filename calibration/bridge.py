@@ -41,6 +41,7 @@ def steady_and_played(seed: int = 0) -> pd.DataFrame:
     from mist_jax import build
     from mist_jax.io.arrivals import lognormal_tokens, poisson, synthetic
     from mist_jax.physics.memory import memory_use
+    from mist_jax.play import outside_s
     from mist_jax.programs import compiled
     from mist_jax.pytree import replace
     from mist_jax.queueing.batch import play_many
@@ -94,14 +95,14 @@ def steady_and_played(seed: int = 0) -> pd.DataFrame:
             kv_blocks=max(int(tokens * row.kv_share / 16), 4096),
             max_num_batched_tokens=int(row.chunk),
             max_num_seqs=int(limit),
+            ahead=build.schedules_ahead(scenario.engine),
         )
         return trace, engine
-
-    outside = float(system.calibration.step.request_s)
 
     def means(played):
         # the first requests meet an empty system
         keep = (played.status == 0) & (np.arange(REQUESTS) >= WARM)
+        outside = outside_s(system, played.requests["prompt"][keep]).mean()
         return (
             played.ttft_s[keep].mean() + outside,
             np.nanmean(played.tpot_s[keep]),

@@ -157,6 +157,17 @@ def uneven_exchange(engine: str) -> float:
     return 1.0 if engine == "vllm" else 0.0
 
 
+def schedules_ahead(engine: EngineSpec, pp: float = 1.0) -> bool:
+    """Whether the engine forms an iteration while the one before it runs, so that a new request waits for both.
+
+    vLLM from v0.14 on (vllm-project/vllm#27614; the unversioned default is taken to be newer), without pipeline stages.
+    """
+    if engine.name != "vllm" or engine.policy != "vllm" or pp > 1.0:
+        return False
+    parts = (engine.version or "").lstrip("v").split(".")
+    return not parts[0].isdigit() or [int(x) for x in parts[:2] if x.isdigit()] >= [0, 14]
+
+
 def build_engine(
     spec: EngineSpec, hardware: HardwareSpec, parallel: Parallel, *, pooled: bool = False
 ) -> Engine:
@@ -177,6 +188,7 @@ def build_engine(
         uneven_exchange=uneven_exchange(spec.name),
         query_tile=query_tile(spec.name, hardware.generation),
         two_batches=float(overlaps_exchange(spec, hardware, parallel)),
+        ahead=float(schedules_ahead(spec, parallel.pp)),
     )
 
 

@@ -217,23 +217,12 @@ def _engines(
         max_model_len=int(float(system.model.max_context)),
         policy=engine.policy,
         prefix_caching=engine.prefix_caching,
-        ahead=float(system.parallel.pp) == 1.0 and schedules_ahead(engine),
+        ahead=build.schedules_ahead(engine, float(system.parallel.pp)),
         count=int(parallelism.replicas * parallelism.dp),
         # experts are spread over the attention-DP ranks, so that every iteration needs all of them
         ranks=int(parallelism.dp) if float(system.model.moe_layers) > 0 else 1,
         name=hardware.name,
     )
-
-
-def schedules_ahead(engine: EngineSpec) -> bool:
-    """Whether the engine forms an iteration while the one before it runs, so that a new request waits for both.
-
-    vLLM from v0.14 on (vllm-project/vllm#27614; the unversioned default is taken to be newer).
-    """
-    if engine.name != "vllm" or engine.policy != "vllm":
-        return False
-    parts = (engine.version or "").lstrip("v").split(".")
-    return not parts[0].isdigit() or [int(x) for x in parts[:2] if x.isdigit()] >= [0, 14]
 
 
 def to_dataset(

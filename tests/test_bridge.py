@@ -79,3 +79,40 @@ def test_memory_that_binds_is_marked():
         ds = mist.evaluate(mist.load([*spec, f"workload.rate={share * capacity}"]))
         assert int(ds.kv_bound) == bound
         assert ("warning" in ds.attrs) == bool(bound)
+
+
+def test_prompts_of_one_iteration_share_what_it_costs_to_have_any():
+    args = (1000.0, 0.0, 1e9, 1.0)
+    alone = float(gated_ttft(1e-9, 0.02, 0.03, *args[:3], 0.0, 0.02))
+    assert alone == pytest.approx(0.07, rel=1e-3)
+    # simulated: an iteration lasts 20 ms, 20 ms more if it has prompts, and 30 ms more for each
+    rng = np.random.default_rng(2)
+    rate, own, fixed, decode = 12.0, 0.03, 0.02, 0.02
+    arrivals = np.cumsum(rng.exponential(1.0 / rate, 60_000))
+    clock, i, total, n = 0.0, 0, 0.0, arrivals.size
+    while i < n:
+        j = int(np.searchsorted(arrivals, clock, side="right"))
+        end = clock + decode + (fixed + own * (j - i) if j > i else 0.0)
+        total += np.sum(end - arrivals[i:j])
+        i, clock = j, end
+    simulated = total / n
+    predicted = float(gated_ttft(rate, decode, own, *args, fixed))
+    assert predicted == pytest.approx(simulated, rel=0.015)
+    # each paying for itself would be far too long
+    assert float(gated_ttft(rate, decode, own + fixed, *args)) > 1.2 * simulated
+
+
+def test_the_iteration_scheduled_ahead_counts_in_both():
+    base = ["model=llama3_1_8b", "hardware=h100_sxm", "parallelism=tp1", "workload.arrivals=poisson"]
+    base += ["workload.rate=4", "workload.requests=3000", "workload.isl=512", "workload.osl=256"]
+    steady, played = {}, {}
+    for version in ("0.12", "0.19"):
+        scenario = mist.load([*base, f"engine.version='{version}'"])
+        steady[version] = mist.evaluate(scenario)
+        played[version] = mist.play(scenario)
+        assert float(steady[version].ttft_s) == pytest.approx(float(played[version].ttft_s.mean()), rel=0.04)
+    # coefficients of the versions differ; what is outside of iterations is taken off by the play
+    outside = {v: float(p.stage_s.sel(stage="request").mean()) for v, p in played.items()}
+    more = {v: float(steady[v].ttft_s) - outside[v] for v in steady}
+    iteration = float(steady["0.19"].step_s)
+    assert more["0.19"] - more["0.12"] == pytest.approx(iteration, rel=0.25)

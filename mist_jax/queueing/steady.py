@@ -318,9 +318,14 @@ def _open_ttft(lane: Lane, workload: Workload, point: Any) -> Array:
     occupied = -jnp.expm1(-(point.n + point.rate * prompt))
     step = lane.system.calibration.step
     shared = jnp.where(lane.system.parallel.dp > 1.0, step.admission_steps_dp, 0.0)
-    late = jnp.maximum(step.admission_steps - 1.0 + shared, 0.0) * occupied * point.mean
+    late = jnp.maximum(step.admission_steps - 1.0 + shared, 0.0) + lane.system.engine.ahead
     outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
-    return outside + late + gated_ttft(point.rate, decode, prompt, lane.isl, workload.isl_cv, room, occupied)
+    late = late * occupied * point.mean
+    fixed = jnp.minimum(step.prefill_host_s, mixed - decode)
+    own = (mixed - decode - fixed) * lane.isl / tokens
+    return (
+        outside + late + gated_ttft(point.rate, decode, own, lane.isl, workload.isl_cv, room, occupied, fixed)
+    )
 
 
 @pytree

@@ -41,3 +41,5 @@ class Engine:
     query_tile: Array = 0.0
     #: 1.0 = two micro-batches take turns, so that the exchange of tokens between experts hides behind computation
     two_batches: Array = 0.0
+    #: 1.0 = an iteration is formed while the one before it runs: a new request waits for both (docs/scheduling.md)
+    ahead: Array = 0.0
