@@ -18,7 +18,7 @@ import numpy as np
 
 import mist_jax as mist
 from mist_jax.application import start_jax
-from mist_jax.explore.multirun import evaluate_many
+from mist_jax.explore.jobs import evaluate_many
 
 PAGE = Path(__file__).resolve().parent / "exploration.md"
 FLEET = 8  #: accelerators, as in the paper

@@ -25,7 +25,9 @@ def pools(model: str, decode: str = "h100_sxm", prefill: str = "mi300x", **plan:
     return make_system(model, decode, **plan), make_system(model, prefill, **plan)
 
 
-@pytest.mark.parametrize("kind", PROGRAMS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == "open")) for k in PROGRAMS]
+)
 def test_one_program_serves_all_models_and_pairs_of_chips(kind: str) -> None:
     """Every model on several pairs, every chip on either side, other plans and replicas: traced once."""
     program = PROGRAMS[kind]

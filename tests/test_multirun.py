@@ -137,22 +137,24 @@ def test_other_sweepers_still_work(tmp_path: Path) -> None:
     np.testing.assert_allclose(rates, [1, 2], rtol=1e-3)
 
 
-def test_options_composed_once_each_make_the_configs_that_hydra_composes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [[], pytest.param(["prefill=none,pool"], marks=pytest.mark.slow)])
+def test_options_composed_once_each_make_the_configs_that_hydra_composes(
+    tmp_path: Path, extra: list[str]
+) -> None:
     """Three groups, a number inside a swept section, and one group whose options have a defaults list."""
     fixed = ["engine.max_num_seqs=64", "hardware.power.idle=99"]
-    for extra in ([], ["prefill=none,pool"]):
-        folder = tmp_path / f"out{len(extra)}"
-        grid = ["hardware=h100_sxm,l4", "model=llama3_1_8b,qwen3_32b", "parallelism=tp1,tp2", *extra]
-        done = _run([*grid, *fixed, f"hydra.sweep.dir={folder}"], tmp_path)
-        assert done.returncode == 0, done.stderr
-        jobs = [json.loads(line)["overrides"] for line in (folder / "jobs.jsonl").read_text().splitlines()]
-        assert len(jobs) == 8 * 2 ** len(extra)
-        for number, overrides in enumerate(jobs):
-            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                alone = compose("config", overrides=overrides)
-            with open_dict(alone):
-                alone.pop("hydra", None)
-            assert (folder / "configs" / f"{number}.yaml").read_text() == OmegaConf.to_yaml(alone), overrides
+    folder = tmp_path / "out"
+    grid = ["hardware=h100_sxm,l4", "model=llama3_1_8b,qwen3_32b", "parallelism=tp1,tp2", *extra]
+    done = _run([*grid, *fixed, f"hydra.sweep.dir={folder}"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    jobs = [json.loads(line)["overrides"] for line in (folder / "jobs.jsonl").read_text().splitlines()]
+    assert len(jobs) == 8 * 2 ** len(extra)
+    for number, overrides in enumerate(jobs):
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            alone = compose("config", overrides=overrides)
+        with open_dict(alone):
+            alone.pop("hydra", None)
+        assert (folder / "configs" / f"{number}.yaml").read_text() == OmegaConf.to_yaml(alone), overrides
 
 
 def test_a_multirun_has_one_report_of_all_its_chips(tmp_path: Path) -> None:

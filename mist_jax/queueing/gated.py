@@ -2,8 +2,8 @@
 
 A request that arrives during an iteration is taken into the next one, together with all others that arrived in the
 same window. With tau_d the decode part of an iteration, f what prompts add to it whatever their number (preparing the
-batch), p = 1 - exp(-lambda E[tau]) the chance that there are any, g the prefill time of one prompt (second moment
-g^2 (1 + cv^2)) and rho = lambda g, the iteration tau has
+batch), p = 1 - exp(-lambda E[chunks] E[tau]) the chance that there are any, g the prefill time of one prompt (second
+moment g^2 (1 + cv^2)) and rho = lambda g, the iteration tau has
 
     E[tau]   = (tau_d + p f) / (1 - rho)
     E[tau^2] = ((1 - p) tau_d^2 + p (tau_d + f)^2 + 2 (tau_d + f) rho E[tau] + rho g (1 + cv^2) E[tau]) / (1 - rho^2)
@@ -12,7 +12,7 @@ as the number of prompts is Poisson with mean lambda times the iteration before 
 "Queueing Analysis" vol. 1, 1991, section 2.2). An arrival meets an iteration of length-biased mean E[tau^2] / E[tau],
 waits for half of it, and shares its own iteration with the lambda E[tau^2] / E[tau] prompts of that window. Where the
 token budget cuts prompts into chunks, the wait is that of an M/G/1 queue whose service is a prompt's share of full
-iterations, less what the gate already counts. Against simulated gates: within 1 % (tests/test_bridge.py).
+iterations, less what the gate already counts. Against simulated gates: within 2 % (tests/test_bridge.py).
 
 Not modelled: the correlation of iteration lengths, decode batches that follow the prompts with a delay.
 """
