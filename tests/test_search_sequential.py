@@ -23,6 +23,9 @@ class Curved:
     paths = ("a", "b", "c")
     judged = np.array([[False, False], [True, True]])
 
+    def worst(self, c: np.ndarray) -> np.ndarray:
+        return np.where(self.judged, c, -1.0).max(axis=(1, 2))
+
     def values(self, x: np.ndarray) -> np.ndarray:
         return np.exp(self.low + x * (self.high - self.low))
 
@@ -53,7 +56,7 @@ class Curved:
         ], axis=1)  # fmt: skip
         if multipliers is not None:
             slope = slope + np.einsum("nj,njk->nk", multipliers[:, 1], grads)
-        worst = np.where(self.judged, limits, -1.0).max(axis=(1, 2))
+        worst = self.worst(limits)
         return {
             "slope": slope * scale, "c": limits, "merit": a + b + 100 * np.maximum(worst, 0),
             "score": np.where(worst <= 1e-6, a + b, np.inf),

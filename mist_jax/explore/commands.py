@@ -119,6 +119,10 @@ def _run_front(scenario: Any, section: dict[str, Any], mapping: dict[str, Any], 
     """mode=search with several objectives: their Pareto front."""
     if mapping.get("report"):
         raise ConfigError("report: there is none of a front of designs; its points are in result.nc")
+    if section.get("requests"):
+        raise ConfigError(
+            "search.requests: a front of designs is not played; give one objective, or requests=0"
+        )
     start_jax()
     from mist_jax.explore.evolution import search_front
     from mist_jax.report.sweep_tables import print_front

@@ -17,15 +17,13 @@ from mist_jax.errors import ConfigError, Status
 from mist_jax.evaluate import VARIABLES
 from mist_jax.explore import gradient
 from mist_jax.explore.pareto import pareto
-from mist_jax.explore.problem import LESS, SLACK, Problem
+from mist_jax.explore.problem import LESS, LOST, SLACK, Problem
 from mist_jax.schema import Scenario
 
 #: Designs of a generation: one call of the program.
 POPULATION = gradient.BATCH
 #: Place of the choice among a design's variables.
 CHOICE = "choice"
-#: Objective of a design that does not work, beside its constraint.
-LOST = 1e3
 
 
 def search_front(
@@ -109,7 +107,7 @@ def _evolve(
             choice = np.array([design[CHOICE] for design in x])
             at = problem.rounded(at)
             found = problem.evaluate(at, choice)
-            worst = np.where(problem.judged, found["c"], -1.0).max(axis=(1, 2))
+            worst = problem.worst(found["c"])
             works = np.isin(found["status"], (Status.OK, Status.UNSTABLE))
             logs = np.log(found["y"][:, where]) * sign
             out["F"] = np.where(works[:, None], logs, LOST)

@@ -15,23 +15,16 @@ import xarray as xr
 
 from mist_jax.compose import with_overrides
 from mist_jax.errors import ConfigError
-from mist_jax.explore.problem import SLACK, Problem
-from mist_jax.explore.sequential import PENALTY, standing
+from mist_jax.explore.problem import LOST, PENALTY, SLACK, Problem
+from mist_jax.explore.sequential import standing
 from mist_jax.schema import Scenario
 
-#: Merit of a design that cannot be played.
-LOST = 1e3
 #: Figures that a playback measures: name → its attribute.
 MEASURED = {
     **{f"{n}_s": f"{n}_mean_s" for n in ("ttft", "tpot", "e2e")},
-    **{
-        n: n
-        for n in (
-            "output_tokens_per_s",
-            "cost_per_million_output_tokens_usd",
-            "energy_per_output_token_j",
-        )
-    },
+    "output_tokens_per_s": "output_tokens_per_s",
+    "cost_per_million_output_tokens_usd": "cost_per_million_output_tokens_usd",
+    "energy_per_output_token_j": "energy_per_output_token_j",
 }
 #: Figures of a percentile that constraints may name beside those of the steady state.
 TAIL = re.compile(r"(ttft|tpot|e2e)_p(50|90|95|99)_s")
@@ -42,7 +35,7 @@ class Played:
 
     def __init__(self, problem: Problem, requests: float) -> None:
         self.problem, self.requests = problem, requests
-        self.known: dict[bytes, dict[str, float] | None] = {}
+        self.known: dict[tuple[int, bytes], dict[str, float] | None] = {}
 
     def assess(self, x: np.ndarray, choice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(`standing`, limits) of designs, as `sequential.Assess`."""
@@ -75,14 +68,14 @@ class Played:
                     if slot == k
                 ]
                 c[i, 0, k], c[i, 1, k] = max(over), problem.lower[k] - logs[i, k]
-        worst = np.where(problem.judged, c, -1.0).max(axis=(1, 2))
+        worst = problem.worst(c)
         objective = logs @ (problem.exponents * problem.sign)
         score = np.where(~lost & (worst <= SLACK), objective, np.inf)
         return score, np.where(lost, LOST, objective) + PENALTY * np.maximum(worst, 0.0), c
 
     def _figures(self, x: np.ndarray, choice: int) -> dict[str, float] | None:
         """Numbers of the playback of one design; None if it cannot be played."""
-        key = np.round(x, 12).tobytes() + bytes([choice % 256, choice // 256])
+        key = (choice, np.round(x, 12).tobytes())
         if key not in self.known:
             scenario = self.problem.scenario_at(x, choice)
             try:
@@ -92,7 +85,7 @@ class Played:
         return self.known[key]
 
     def play(self, scenario: Scenario, seed: int = 0) -> xr.Dataset:
-        """The playback of a design; another `seed` gives other requests."""
+        """The playback of a design; another `seed` gives other requests, except of a trace."""
         from mist_jax.play import play
 
         length = "workload.limit" if scenario.workload.arrivals == "trace" else "workload.requests"
@@ -101,7 +94,7 @@ class Played:
     def missed(self, figures: dict[str, float]) -> list[str]:
         """Names of the limits that measured figures miss."""
         problem = self.problem
-        out = [n for n, (_, limit) in problem.tails.items() if figures[n] > limit * (1 + SLACK)]
+        out = [n for n, (_, limit) in problem.tails.items() if figures.get(n, 0.0) > limit * (1 + SLACK)]
         for k, name in enumerate(problem.names):
             value = figures.get(MEASURED.get(name, ""), np.nan)
             if np.isfinite(value) and problem.judged[:, k].any():

@@ -23,6 +23,8 @@ LESS = (
 )  # fmt: skip
 #: Relative slack within which a constraint counts as met.
 SLACK = 1e-6
+#: What a violation costs in `merit` beside the objective, and the objective of a design that does not work.
+PENALTY, LOST = 100.0, 1e3
 
 
 class Problem:
@@ -217,17 +219,22 @@ class Problem:
             problem,
             directions=len(self.paths) if slopes else 1,
         )
-        worst = np.where(self.judged, out["c"], -1.0).max(axis=(1, 2))
+        worst = self.worst(out["c"])
         logs = np.log(out["y"]) @ (self.exponents * self.sign)
         good = (out["status"] == Status.OK) & (worst <= SLACK)
         out["score"] = np.where(good, logs, np.inf)
-        out["merit"] = np.where(np.isin(out["status"], (0, 3)), logs, 1e3) + 100.0 * np.maximum(worst, 0.0)
+        works = np.isin(out["status"], (Status.OK, Status.UNSTABLE))
+        out["merit"] = np.where(works, logs, LOST) + PENALTY * np.maximum(worst, 0.0)
         self.evaluations += len(x)
         whole = (
             ~np.array([False]) if not any(self.whole) else np.all(np.abs(self.rounded(x) - x) < 1e-9, axis=1)
         )
         self.log.append(np.where(whole, out["score"], np.inf) * np.ones(len(x)))
         return out
+
+    def worst(self, c: np.ndarray) -> np.ndarray:
+        """The limit that is missed most, or met least, of each design: [designs, 2, figures] → [designs]."""
+        return np.where(self.judged, c, -1.0).max(axis=(1, 2))
 
     def described(self, x: np.ndarray, choice: int) -> dict[str, Any]:
         """path → value of a design, choices included; tied paths get their own entries."""

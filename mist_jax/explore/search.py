@@ -43,7 +43,8 @@ class SearchResult:
     history: xr.Dataset  #: `objective(evaluation)`: best feasible value so far
     runners_up: list[dict[str, Any]]  #: best of the other discrete choices, with their `objective`
     scenario: Scenario | None = dataclasses.field(repr=False, default=None)  #: the best design as a scenario
-    #: with `requests`: numbers of a playback of the best design over requests that the search did not see
+    #: with `requests`: numbers of a playback of the best design over requests that the search did not see (of a trace:
+    #: over the same ones)
     played: dict[str, float] = dataclasses.field(repr=False, default_factory=dict)
     missed: list[str] = dataclasses.field(default_factory=list)  #: limits that it missed there
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mist_jax.explore.problem import Problem
+from mist_jax.explore.problem import PENALTY, Problem
 
 #: Distance below a limit (of logarithms) up to which its slope is worth an evaluation.
 NEAR = 0.4
@@ -27,8 +27,6 @@ BOX, SMALLEST = 0.12, 1e-4
 COARSE = 0.01
 #: Times that a step is corrected by the limits at its end, and by how much at most they may be missed there.
 CORRECTIONS, BENT = 4, 0.3
-#: What a violation costs beside the objective, as in `Problem.evaluate`'s merit.
-PENALTY = 100.0
 #: Weight of the augmented Lagrangian at which a multiplier of 1 adds the slope of its limit and nothing else.
 NO_PENALTY = 1e-9
 
@@ -201,7 +199,7 @@ def _corrected(
         still: dict[int, list[tuple[np.ndarray, np.ndarray, bool]]] = {}
         for i, (at, own, c) in found.items():
             seen[i] = tuple(np.concatenate(pair) for pair in zip(seen[i], (at, own, c), strict=True))  # type: ignore[assignment]
-            worst = np.where(problem.judged, c, -1.0).max(axis=(1, 2))
+            worst = problem.worst(c)
             # the objective, were the limit met; a feasible design is done
             would = own - PENALTY * worst - (1e6 if rank[i] < -1e5 else 0.0)
             more = [k for k in range(len(at)) if 0 < worst[k] < BENT and own[k] > -1e5 and would[k] < rank[i]]

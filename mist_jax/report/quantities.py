@@ -193,7 +193,7 @@ def played(figures: Mapping[str, float], missed: Sequence[str]) -> str:
         if mean is not None and tail is not None:
             parts.append(f"{title(name + '_s')} {duration(mean)} (p99 {duration(tail)})")
     limits = f"misses {', '.join(missed)}" if missed else "within all limits"
-    return f"{figures.get('requests', 0):g} further requests played: {', '.join(parts)}; {limits}"
+    return f"{figures.get('requests', 0):g} requests played: {', '.join(parts)}; {limits}"
 
 
 def axis_label(name: str, units: str = "") -> str:
