@@ -22,35 +22,7 @@ from mist_jax.queueing import steady
 from mist_jax.queueing.bridge_error import add_bridge_error
 from mist_jax.report import accessor as accessor  # registers `Dataset.mist`
 from mist_jax.schema import Scenario
-
-#: variable → (units, what it is)
-VARIABLES = {
-    "ttft_s": ("s", "mean time to first token"),
-    "tpot_s": ("s", "mean time per output token after the first"),
-    "e2e_s": ("s", "mean end-to-end latency"),
-    "request_rate": ("1/s", "completed requests per second"),
-    "output_tokens_per_s": ("1/s", "generated tokens per second"),
-    "total_tokens_per_s": ("1/s", "prompt and generated tokens per second"),
-    "output_tokens_per_s_per_chip": ("1/s", "generated tokens per second and chip"),
-    "tokens_per_s_per_user": ("1/s", "speed one user sees: 1 / TPOT"),
-    "running": ("1", "sequences decoding at once, whole deployment"),
-    "waiting": ("1", "requests without their first token, whole deployment"),
-    "step_s": ("s", "mean engine iteration"),
-    "prefill_share": ("1", "share of iterations that hold prefill"),
-    "load": ("1", "offered rate over the rate at saturation"),
-    "kv_occupancy": ("1", "share of the KV budget in use"),
-    "flops_utilization": ("1", "achieved over peak bf16 FLOP/s"),
-    "bandwidth_utilization": ("1", "achieved over peak memory bandwidth"),
-    "power_w": ("W", "mean power of one chip"),
-    "energy_per_output_token_j": ("J", "energy of all chips per generated token"),
-    "cost_per_million_output_tokens_usd": ("USD", "rent of all chips per million generated tokens"),
-    "chips": ("1", "chips of the whole deployment"),
-    "weights_bytes": ("byte", "weights on the fullest chip"),
-    "kv_budget_bytes": ("byte", "memory left for the KV cache on a chip; negative: short of so much"),
-    "kv_blocks": ("1", "KV blocks of one attention-DP rank"),
-    "kv_tokens": ("1", "tokens that the KV cache of one attention-DP rank holds"),
-    "status": ("1", "0: ok; see mist_jax.Status"),
-}
+from mist_jax.variables import VARIABLES, figures
 
 
 @lru_cache(maxsize=1)
@@ -131,54 +103,6 @@ def require_fit(scenario: Scenario, memory: MemoryUse, where: str = "") -> None:
             f"{where}the KV cache holds {float(memory.kv_tokens):.0f} tokens, fewer than one request of "
             f"{need:g} (workload.isl + workload.osl); use more chips or a shorter workload"
         )
-
-
-def figures(
-    state: steady.SteadyState,
-    memory: MemoryUse,
-    *,
-    isl: Any,
-    osl: Any,
-    chips: Any,
-    lanes: Any,
-    usd_per_s: Any,
-    kv_blocks: Any = None,
-) -> dict[str, Any]:
-    """The `VARIABLES` of one pool from its steady state, any shape; plain arithmetic, so that sweeps trace the same.
-
-    Args:
-        isl, osl: mean tokens. chips, lanes: of the whole deployment. usd_per_s: rent of one chip, $/s.
-        kv_blocks: number of KV blocks where the description gives it, else those that memory leaves.
-    """
-    out_rate = state.rate * osl
-    power = state.power.sum(-1)
-    return {
-        "ttft_s": state.ttft,
-        "tpot_s": state.tpot,
-        "e2e_s": state.e2e,
-        "request_rate": state.rate,
-        "output_tokens_per_s": out_rate,
-        "total_tokens_per_s": state.rate * (osl + isl),
-        "output_tokens_per_s_per_chip": out_rate / chips,
-        "tokens_per_s_per_user": 1.0 / state.tpot,
-        "running": state.running * lanes,
-        "waiting": state.waiting * lanes,
-        "step_s": state.step,
-        "prefill_share": state.prefill_share,
-        "load": state.load,
-        "kv_occupancy": state.kv_occupancy,
-        "flops_utilization": state.flops_utilization,
-        "bandwidth_utilization": state.bandwidth_utilization,
-        "power_w": power,
-        "energy_per_output_token_j": power * chips / out_rate,
-        "cost_per_million_output_tokens_usd": usd_per_s * chips / out_rate * 1e6,
-        "chips": chips,
-        "weights_bytes": memory.weights,
-        "kv_budget_bytes": memory.kv_budget,
-        "kv_blocks": memory.kv_blocks if kv_blocks is None else kv_blocks,
-        "kv_tokens": memory.kv_tokens,
-        "status": state.status,
-    }
 
 
 def to_dataset(scenario: Scenario, state: steady.SteadyState, memory: MemoryUse) -> xr.Dataset:

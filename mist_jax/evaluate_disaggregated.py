@@ -15,17 +15,7 @@ from mist_jax.intervals import add_intervals
 from mist_jax.kept_programs import Kept
 from mist_jax.queueing import steady_disaggregated as sd
 from mist_jax.schema import Scenario
-
-#: Further variables: name → (units, what it is)
-POOL_VARIABLES = {
-    "prefill_utilization": ("1", "busy share of the prefill pool"),
-    "prefill_wait_s": ("s", "mean wait for a prefill replica"),
-    "prefill_s": ("s", "mean prefill"),
-    "transfer_s": ("s", "visible part of the KV transfer"),
-    "transfer_utilization": ("1", "busy share of the prefill pool's links"),
-    "prefill_power_w": ("W", "mean power of one chip of the prefill pool"),
-    "prefill_chips": ("1", "chips of the prefill pool"),
-}
+from mist_jax.variables import POOL_VARIABLES, pool_figures
 
 
 @lru_cache(maxsize=1)
@@ -94,31 +84,3 @@ def describe_prefill(ds: xr.Dataset, scenario: Scenario) -> None:
     ds.attrs["prefill_parallelism"] = (
         f"tp={par.tp:g} pp={par.pp:g} dp={par.dp:g} ep={par.ep:g} replicas={par.replicas:g}"
     )
-
-
-def pool_figures(
-    values: dict[str, Any], out: sd.Disaggregated, *, chips: Any, usd_per_s: Any, prefill_usd_per_s: Any
-) -> dict[str, Any]:
-    """The `POOL_VARIABLES`, and those of `values` (the decode pool's) that count both pools.
-
-    Args:
-        values: `evaluate.figures` of the decode pool. chips: of the prefill pool. usd_per_s, prefill_usd_per_s:
-            rent of one chip of either pool, $/s.
-    """
-    power = out.prefill_power_share.sum(-1)
-    decode_chips, tokens = values["chips"], values["output_tokens_per_s"]
-    dollars = usd_per_s * decode_chips + prefill_usd_per_s * chips
-    watts = values["power_w"] * decode_chips + power * chips
-    return {
-        "prefill_utilization": out.prefill_utilization,
-        "prefill_wait_s": out.prefill_wait,
-        "prefill_s": out.prefill_seconds,
-        "transfer_s": out.transfer_seconds,
-        "transfer_utilization": out.transfer_utilization,
-        "prefill_power_w": power,
-        "prefill_chips": chips,
-        "chips": decode_chips + chips,
-        "output_tokens_per_s_per_chip": tokens / (decode_chips + chips),
-        "cost_per_million_output_tokens_usd": dollars / tokens * 1e6,
-        "energy_per_output_token_j": watts / tokens,
-    }

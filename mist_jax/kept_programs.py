@@ -59,6 +59,17 @@ class Kept:
         """The value of the function: numbers of the arguments as float64 or int64, a pytree of arrays back."""
         import jax
 
+        program, skeleton, values = self._prepared(args)
+        return jax.tree.unflatten(jax.tree.structure(skeleton), program(*values))
+
+    def prepare(self, *args: Any) -> None:
+        """Find or compile the program for arguments like these, and do not run it."""
+        self._prepared(args)
+
+    def _prepared(self, args: tuple[Any, ...]) -> tuple[Any, Any, list[Any]]:
+        """(program, skeleton of its result, the numbers that it takes)."""
+        import jax
+
         leaves, structure = jax.tree.flatten(args)
         values = [np.asarray(leaf) for leaf in leaves]
         types = tuple((v.shape, v.dtype.name) for v in values)
@@ -68,8 +79,7 @@ class Kept:
                 if key not in self._known:
                     text = f"{self.name} {self.effort.name} {self.form.name} {key}"
                     self._known[key] = self._find(structure, types, text, values)
-        program, skeleton = self._known[key]
-        return jax.tree.unflatten(jax.tree.structure(skeleton), program(*values))
+        return (*self._known[key], values)
 
     def _find(self, structure: Any, types: tuple, key: str, values: list[Any]) -> tuple[Any, Any]:
         alias = _path(key)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from mist_jax.evaluate import VARIABLES
 from mist_jax.physics.step import STEP_PARTS
 from mist_jax.physics.step_energy import ENERGY_SHARES
+from mist_jax.variables import VARIABLES
 
 VALUES = {
     "ttft_s": 0.0805, "tpot_s": 0.01727, "e2e_s": 3.706, "request_rate": 5.0, "output_tokens_per_s": 1055.0,

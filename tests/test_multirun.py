@@ -128,6 +128,41 @@ def test_a_finished_multirun_is_not_overwritten(folder: Path) -> None:
     assert (folder / "result.nc").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(("rate", "ahead"), [(0.4, 1), (-1.0, 0)])
+def test_the_program_compiled_beside_composing_is_the_one_that_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rate: float, ahead: int
+) -> None:
+    """Found or compiled once, ahead; not at all for a bad value."""
+    from mist_jax.explore import block, multirun
+    from mist_jax.explore.hydra_sweeper import JobTable, Swept
+    from mist_jax.kept_programs import Kept
+
+    found: list[str] = []
+    find = Kept._find
+
+    def counted(self: Kept, *args: object) -> object:
+        found.append(self.name)
+        return find(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Kept, "_find", counted)
+    monkeypatch.setattr(block, "PROGRAMS", block.Programs())
+    swept = [
+        Swept("hardware", ("h100_sxm", "l4"), ("h100_sxm", "l4"), True),
+        Swept("workload.rate", ("0.5", str(rate)), (0.5, rate), False),
+    ]
+    first = OmegaConf.load(folder / "configs" / "0.yaml")
+    table = JobTable([], swept, ["hardware", "workload.rate"], {(0,): first})  # type: ignore[dict-item]
+    multirun.compile_ahead(table, (0,))
+    assert len(found) == ahead
+    table.composed[(1,)] = OmegaConf.load(folder / "configs" / "1.yaml")  # type: ignore[assignment]
+    if ahead:
+        assert (multirun.run_jobs(table).status == mist.Status.OK).all()
+        assert len(found) == 1
+    else:
+        with pytest.raises(mist.ConfigError, match="got -1"):
+            multirun.run_jobs(table)
+
+
 @pytest.mark.slow
 def test_other_sweepers_still_work(tmp_path: Path) -> None:
     grid = ["hydra/sweeper=basic", "model=llama3_1_8b", "parallelism=tp1", "workload.rate=1,2"]

@@ -14,8 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mist_jax.errors import Status
-from mist_jax.evaluate import VARIABLES, figures
-from mist_jax.evaluate_disaggregated import POOL_VARIABLES, pool_figures
 from mist_jax.explore.deployments import SLOTS, Deployment, Kind, Layout
 from mist_jax.kept_programs import Kept
 from mist_jax.physics.memory import memory_use
@@ -24,6 +22,7 @@ from mist_jax.pytree import replace
 from mist_jax.queueing import steady
 from mist_jax.queueing import steady_disaggregated as sd
 from mist_jax.queueing.root import Form
+from mist_jax.variables import POOL_VARIABLES, VARIABLES, figures, pool_figures
 
 Array = Any
 

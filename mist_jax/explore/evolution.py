@@ -14,11 +14,11 @@ import numpy as np
 import xarray as xr
 
 from mist_jax.errors import ConfigError, Status
-from mist_jax.evaluate import VARIABLES
 from mist_jax.explore import gradient
 from mist_jax.explore.pareto import pareto
 from mist_jax.explore.problem import LESS, LOST, SLACK, Problem
 from mist_jax.schema import Scenario
+from mist_jax.variables import VARIABLES
 
 #: Designs of a generation: one call of the program.
 POPULATION = gradient.BATCH

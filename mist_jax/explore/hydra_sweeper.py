@@ -12,6 +12,7 @@ import copy
 import itertools
 import json
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,22 +109,27 @@ class MistSweeper(BasicSweeper):
             ConfigError: a value that cannot be; nothing has been written then.
         """
         assert self.config is not None
-        table = self._table(arguments)
-        if table is None:
-            return super().sweep(arguments)
         folder = Path(self.config.hydra.sweep.dir)
-        if (folder / "result.nc").exists():
-            raise ConfigError(f"hydra.sweep.dir: {folder} already holds a result; choose another folder")
-        from mist_jax.explore.multirun import run_jobs
+        finished = (folder / "result.nc").exists()
+        with ThreadPoolExecutor(1) as beside:
+            table = self._table(arguments, None if finished else beside)
+            if table is None:
+                return super().sweep(arguments)
+            if finished:
+                raise ConfigError(f"hydra.sweep.dir: {folder} already holds a result; choose another folder")
+            from mist_jax.explore.multirun import run_jobs
 
-        dataset = run_jobs(table)
+            dataset = run_jobs(table)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         write_jobs(table, folder)
         return [report(dataset, folder, table)]
 
-    def _table(self, arguments: list[str]) -> JobTable | None:
-        """The jobs, each combination of groups composed once; None: leave them to Hydra's own sweeper."""
+    def _table(self, arguments: list[str], beside: Executor | None) -> JobTable | None:
+        """The jobs, each combination of groups composed once; None: leave them to Hydra's own sweeper.
+
+        The program is compiled in `beside` as soon as the first combination is known.
+        """
         assert self.config is not None
         assert self.hydra_context is not None
         if self.config.hydra.launcher.get("_target_") != BASIC_LAUNCHER or self.max_batch_size is not None:
@@ -167,7 +173,15 @@ class MistSweeper(BasicSweeper):
             table.texts[choice] = text
             config._set_flag("readonly", False)
             CHOICES[id(config)] = composer.choices(choice)
+            if beside is not None and len(table.composed) == 1 and composer.all_known():
+                beside.submit(_compile_ahead, table, choice)
         return table
+
+
+def _compile_ahead(table: JobTable, choice: tuple[int, ...]) -> None:
+    from mist_jax.explore.multirun import compile_ahead
+
+    compile_ahead(table, choice)
 
 
 class _Composer:
@@ -190,6 +204,14 @@ class _Composer:
         found = self.loader.repository.load_config(f"{group}/{option}")
         # that there is no such option is for the composition to say
         return found is None or (not found.defaults_list and found.header.get("package") in (None, group))
+
+    def all_known(self) -> bool:
+        """Whether there are all the options (what is wrong with one that is not, its composition says)."""
+        return all(
+            self.loader.repository.config_exists(f"{s.key.partition('@')[0]}/{t}")
+            for s in self.groups
+            for t in s.texts
+        )
 
     def _composed(self, choice: tuple[int, ...]) -> tuple[DictConfig, dict[str, Any]]:
         """Raises for a wrong key or option, before anything runs."""

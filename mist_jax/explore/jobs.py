@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any
 
 from mist_jax.explore import block
 from mist_jax.explore.axes import Axis
@@ -13,6 +11,9 @@ from mist_jax.explore.plan import Plan
 from mist_jax.explore.sweep import _InMemory, labelled, run_boxes
 from mist_jax.programs import Effort
 from mist_jax.schema import Scenario
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class JobsPlan(Plan):
@@ -33,8 +34,12 @@ class JobsPlan(Plan):
         return any(s.prefill is not None for s in self.scenarios)
 
     def _effort(self) -> Effort:
-        """Small ones run once, cold more often than not."""
-        return Effort.LEAST if self.points <= block.SMALL else Effort.FULL
+        return self.effort_for(self.points)
+
+    @staticmethod
+    def effort_for(points: int) -> Effort:
+        """What is spent on compiling for so many points: small ones run once, cold more often than not."""
+        return Effort.LEAST if points <= block.SMALL else Effort.FULL
 
     @property
     def structure(self) -> Structure:  # type: ignore[override]

@@ -9,24 +9,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
-import xarray as xr
 
 from mist_jax import schema
 from mist_jax.application import start_jax
 from mist_jax.compose import name_groups, set_path
 from mist_jax.errors import ConfigError
+from mist_jax.explore import block
 from mist_jax.explore.axes import Axis, _field
-from mist_jax.explore.deployments import is_direct
+from mist_jax.explore.deployments import Layout, build_deployment, is_direct, kind_of
 from mist_jax.explore.hydra_sweeper import CHOICES, JobTable, Swept
 from mist_jax.explore.jobs import JobsPlan
 from mist_jax.explore.sweep import _InMemory, labelled, run_boxes
 from mist_jax.io.netcdf import write_netcdf
 from mist_jax.kept_programs import COMPILING
+from mist_jax.programs import Effort
 from mist_jax.schema import Scenario, parse_scenario
 from mist_jax.units import DIMENSIONS
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from mist_jax.explore.pipeline_plan import JobsPipelinePlan
 
 
@@ -38,7 +42,7 @@ def run_jobs(table: JobTable) -> xr.Dataset:
     """
     start_jax()
     firsts = [_scenario(table, choice) for choice in table.composed]
-    axes = [_axis(s, firsts) for s in table.swept]
+    axes = [_axis(s) for s in table.swept]
     direct = [
         i
         for i, (s, a) in enumerate(zip(table.swept, axes, strict=True))
@@ -100,8 +104,33 @@ def _load_writers() -> None:
     """
     COMPILING.wait()
     importlib.import_module("mist_jax.report.sweep_tables")
+    import xarray as xr
+
     with tempfile.TemporaryDirectory() as folder:
         write_netcdf(xr.Dataset({"x": ("y", [0.0])}), Path(folder) / "x.nc")
+
+
+def compile_ahead(table: JobTable, choice: tuple[int, ...]) -> None:
+    """Compile what the jobs will most likely run, from the one config that is composed: that of `choice`.
+
+    For a thread beside the composition of the others: XLA leaves the interpreter to it. Nothing is compiled where a
+    value of an axis or that config is wrong; that is reported by `run_jobs`.
+    """
+    start_jax()
+    try:
+        for swept in table.swept:
+            _axis(swept)
+        scenario = _scenario(table, choice)
+        deployment = None if scenario.pipeline.stages else build_deployment(scenario)
+    except ConfigError:
+        return
+    if deployment is None or JobsPlan.effort_for(len(table)) is not Effort.LEAST:
+        return  # programs for many points depend on all the models
+    kind, layout = kind_of(scenario), Layout(deployment)
+    columns = np.repeat(layout.column(deployment)[:, None], block.FLAT[0], axis=1)
+    program = block.PROGRAMS.get(kind, layout, block.FLAT, np.float64, effort=Effort.LEAST)
+    with jax.enable_x64(True):
+        program.prepare(columns, np.full((len(block.inner_paths(kind)), 1), np.nan))
 
 
 def _scenario(table: JobTable, choice: tuple[int, ...]) -> Scenario:
@@ -123,7 +152,7 @@ def _changed(base: Scenario, changes: dict[str, Any]) -> Scenario:
     return parse_scenario(mapping)
 
 
-def _axis(swept: Swept, scenarios: list[Scenario]) -> Axis:
+def _axis(swept: Swept) -> Axis:
     """The axis of a swept key, every value checked against the schema."""
     if len(set(swept.texts)) < len(swept.texts):
         raise ConfigError(f"{swept.key}: a value occurs twice")

@@ -15,8 +15,6 @@ import numpy as np
 import mist_jax
 from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, Status, nearest
-from mist_jax.evaluate import VARIABLES
-from mist_jax.evaluate_disaggregated import POOL_VARIABLES
 from mist_jax.explore import block
 from mist_jax.explore.axes import Axis, parse_axes
 from mist_jax.explore.deployments import SLOTS, Structure, is_direct
@@ -24,6 +22,7 @@ from mist_jax.physics.step import STEP_PARTS
 from mist_jax.physics.step_energy import ENERGY_SHARES
 from mist_jax.programs import Effort
 from mist_jax.schema import APPLICATION_KEYS, Scenario
+from mist_jax.variables import POOL_VARIABLES, VARIABLES
 
 #: Points of a box: what is evaluated, stored and resumed as one.
 BOX_POINTS = 1 << 17

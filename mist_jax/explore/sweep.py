@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, Status
-from mist_jax.evaluate import describe
 from mist_jax.explore.plan import Box, Plan, status_text
 from mist_jax.schema import Scenario
+
+if TYPE_CHECKING:
+    import xarray as xr  # where a result is labelled: three quarters of a second that XLA's compiler can hide
 
 #: Boxes under way at once: XLA releases the interpreter while it runs, and one box hardly fills a core.
 WORKERS = 2
@@ -192,6 +193,10 @@ def _bar(plan: Plan, todo: int, progress: bool | None) -> Any:
 
 def labelled(plan: Plan, data: dict[str, Any]) -> xr.Dataset:
     """Arrays as a dataset: the axes as coordinates, units, and what was swept as attributes."""
+    import xarray as xr
+
+    from mist_jax.evaluate import describe
+
     coords: dict[str, Any] = {
         a.name: (a.name, a.coordinate, {"units": a.units} if a.units else {}) for a in plan.axes
     }

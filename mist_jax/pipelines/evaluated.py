@@ -92,10 +92,11 @@ def _llm_elasticities(model: Model, times: StageTimes, weights: Array) -> dict[s
 def _dataset(
     model: Model, times: StageTimes, values: dict[str, Array], slope: Array, llm: dict[str, dict[str, float]]
 ) -> xr.Dataset:
-    from mist_jax.evaluate import VARIABLES, describe
-    from mist_jax.evaluate_disaggregated import POOL_VARIABLES, describe_prefill
+    from mist_jax.evaluate import describe
+    from mist_jax.evaluate_disaggregated import describe_prefill
     from mist_jax.physics.step import STEP_PARTS
     from mist_jax.physics.step_energy import ENERGY_SHARES
+    from mist_jax.variables import POOL_VARIABLES, VARIABLES
 
     pipeline = model.pipeline
     answering = pipeline.nodes[pipeline.answer].client

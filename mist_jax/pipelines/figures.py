@@ -14,6 +14,7 @@ from mist_jax.pipelines.clients import MAIN
 from mist_jax.pipelines.dag import JUDGES, critical_path
 from mist_jax.pipelines.llm import whole
 from mist_jax.schema import Scenario
+from mist_jax.variables import figures, pool_figures
 
 Array = np.ndarray
 
@@ -44,9 +45,6 @@ def figures_of(batch: Batch, times: StageTimes, load: Array) -> dict[str, Array]
     TTFT is that of the answer's first token, end to end is over the whole graph, the rate in requests, chips, cost and
     energy are those of all clients; what describes one engine is that of the pool that answers.
     """
-    from mist_jax.evaluate import figures
-    from mist_jax.evaluate_disaggregated import pool_figures
-
     pipeline = batch.pipeline
     answer = pipeline.answer
     name = pipeline.nodes[answer].client
