@@ -23,6 +23,7 @@ from mist_jax.queueing.cache_curve import cache_curve
 from mist_jax.queueing.layout import token_counts
 from mist_jax.queueing.policies import policy
 from mist_jax.queueing.speculation import in_verified_steps, tokens_per_step
+from mist_jax.queueing.steady import admission_lag
 from mist_jax.queueing.step_table import build_step_table
 from mist_jax.queueing.trace import Trace
 from mist_jax.schema import EngineSpec, HardwareSpec, ParallelismSpec, Scenario
@@ -218,6 +219,8 @@ def _engines(
         policy=engine.policy,
         prefix_caching=engine.prefix_caching,
         ahead=build.schedules_ahead(engine, float(system.parallel.pp)),
+        # measured where one engine does both; pools are fitted without it
+        lag=float(admission_lag(system)) if scenario.prefill is None else 0.0,
         count=int(parallelism.replicas * parallelism.dp),
         # experts are spread over the attention-DP ranks, so that every iteration needs all of them
         ranks=int(parallelism.dp) if float(system.model.moe_layers) > 0 else 1,

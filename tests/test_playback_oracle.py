@@ -47,6 +47,7 @@ def random_engine(rng, table, policy="vllm", **fields):
         "order": str(rng.choice(["fcfs", "fcfs", "priority", "shortest"])),
         "policy": policy,
         "ahead": policy in AHEAD and bool(rng.integers(2)),
+        "lag": float(rng.choice([0.0, 0.0, 0.3, 1.7, 3.0])),
     }
     return Engine(table, kv, **{**base, **fields})
 

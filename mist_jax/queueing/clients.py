@@ -33,6 +33,8 @@ class Engine:
         ahead: an iteration is formed while the one before it runs (vLLM's asynchronous scheduling, pull request 19970):
             what arrives joins the one after it, and a freed slot is filled one iteration later. For policies that split
             prompts and mix them with decodes.
+        lag: decode iterations, beyond the one in flight, that a new request waits before the scheduler looks at it, if
+            any decode; those who come during one iteration wait alike, and the mean over iterations is this number.
         role: "both", "prefill" or "decode". group: platform, for local disaggregation. link: name (see
             `Link`).
         model: requests with this model come here. heavy: takes the long prompts of a heavy/light router.
@@ -56,6 +58,7 @@ class Engine:
     kv_bytes_per_token: float = 0.0
     overlap_load: bool = False
     ahead: bool = False
+    lag: float = 0.0
     role: str = "both"
     group: int = 0
     link: str = ""
@@ -153,6 +156,8 @@ def engine_record(rec: Any, e: Engine, table: int, links: dict[str, int], unit_t
         raise ValueError(
             f"{e.name}: ahead wants a policy that splits prompts and mixes them with decodes (vllm, sarathi)"
         )
+    if not 0.0 <= e.lag < 1e6:
+        raise ValueError(f"{e.name}: lag must be a number of iterations from 0 up, not {e.lag!r}")
     if e.order not in ("fcfs", "priority", "shortest"):
         raise ValueError(f"{e.name}: order is fcfs, priority or shortest, not {e.order!r}")
     roles = {"both": 3, "prefill": st.ROLE_PREFILL, "decode": st.ROLE_DECODE}
@@ -175,7 +180,7 @@ def engine_record(rec: Any, e: Engine, table: int, links: dict[str, int], unit_t
         e.kv_bytes_per_token,
         links.get(e.link, 0),
     )
-    rec["ahead"] = e.ahead
+    rec["ahead"], rec["lag"] = e.ahead, e.lag
     rec["free"] = e.kv_blocks
     rec["ranks"], rec["stages"] = e.ranks, e.table.pp
 

@@ -1,12 +1,12 @@
 """TTFT under Poisson arrivals: an engine is a gated server.
 
 A request that arrives during an iteration is taken into the next one, together with all others that arrived in the
-same window. With tau_d the decode part of an iteration, f what prompts add to it whatever their number (preparing the
-batch), p = 1 - exp(-lambda E[chunks] E[tau]) the chance that there are any, g the prefill time of one prompt (second
-moment g^2 (1 + cv^2)) and rho = lambda g, the iteration tau has
+same window. With d an iteration that only decodes, b what one with prompts takes whatever their number (the decodes
+beside them, if they share iterations, and preparing the batch), p = 1 - exp(-lambda E[chunks] E[tau]) the chance that
+there are any, g the prefill time of one prompt (second moment g^2 (1 + cv^2)) and rho = lambda g, the iteration tau has
 
-    E[tau]   = (tau_d + p f) / (1 - rho)
-    E[tau^2] = ((1 - p) tau_d^2 + p (tau_d + f)^2 + 2 (tau_d + f) rho E[tau] + rho g (1 + cv^2) E[tau]) / (1 - rho^2)
+    E[tau]   = ((1 - p) d + p b) / (1 - rho)
+    E[tau^2] = ((1 - p) d^2 + p b^2 + 2 b rho E[tau] + rho g (1 + cv^2) E[tau]) / (1 - rho^2)
 
 as the number of prompts is Poisson with mean lambda times the iteration before (gated vacation queue: H. Takagi,
 "Queueing Analysis" vol. 1, 1991, section 2.2). An arrival meets an iteration of length-biased mean E[tau^2] / E[tau],
@@ -54,6 +54,7 @@ def gated_ttft(
     room: Array,
     occupied: Array,
     fixed: Array = 0.0,
+    beside: Array = 1.0,
 ) -> Array:
     """Mean seconds from arrival to the end of the prompt's last iteration.
 
@@ -65,21 +66,23 @@ def gated_ttft(
         room: tokens of an iteration left for prefill.
         occupied: probability that an arrival finds an iteration under way.
         fixed: s that an iteration with prompts takes longer, whatever their number.
+        beside: share of `decode` in an iteration with prompts (0: prompts run in iterations of their own).
     """
     rho = jnp.clip(rate * prompt, 0.0, 0.995)
     square = 1.0 + cv**2
     # p depends on E[tau], which depends on p: two turns suffice
     chunks = expected_chunks(isl, cv, room)
+    busy = beside * decode + fixed
     came = -jnp.expm1(-rate * chunks * decode / (1.0 - rho))
-    came = -jnp.expm1(-rate * chunks * (decode + came * fixed) / (1.0 - rho))
-    first = (decode + came * fixed) / (1.0 - rho)
-    base = came * (decode + fixed) ** 2 + (1.0 - came) * decode**2
-    second = (base + (2.0 * (decode + fixed) + prompt * square) * rho * first) / (1.0 - rho**2)
+    came = -jnp.expm1(-rate * chunks * (decode + came * (busy - decode)) / (1.0 - rho))
+    first = (decode + came * (busy - decode)) / (1.0 - rho)
+    base = came * busy**2 + (1.0 - came) * decode**2
+    second = (base + (2.0 * busy + prompt * square) * rho * first) / (1.0 - rho**2)
     window = occupied * second / first
     # the budget: a prompt's share of full iterations serves it no faster than this
-    service = prompt + (decode + fixed) * isl / room
+    service = prompt + busy * isl / room
     rho_full = jnp.clip(rate * service, 0.0, 0.995)
     excess = rho_full * service / (1.0 - rho_full) - rho * prompt / (1.0 - rho)
     wait = 0.5 * square * jnp.maximum(excess, 0.0)
     shared = jnp.minimum(rate * window * prompt, safe_divide(room, isl) * prompt)
-    return wait + 0.5 * window + chunks * (decode + fixed) + prompt + shared
+    return wait + 0.5 * window + chunks * busy + prompt + shared

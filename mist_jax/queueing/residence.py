@@ -36,6 +36,15 @@ def computed_now(S, c, r):
 
 
 @kernel
+def _first_look(S, c):
+    """Decode iterations of client c after which its scheduler looks at what arrives now."""
+    k = clients(S)[c]
+    following = k.step + (1 if k.busy and k.step_decodes > 0 else 0)
+    whole = np.floor((following + 1.0) * k.lag) - np.floor(following * k.lag)
+    return following + np.int64(whole)
+
+
+@kernel
 def enqueue(S, c, r, front):
     """Put r in the waiting queue of client c, at its head if it was preempted."""
     k = clients(S)[c]
@@ -53,6 +62,7 @@ def enqueue(S, c, r, front):
     else:
         k.back += 1
         q.seq = k.back
+    q.due = 0 if front else _first_look(S, c)
     k.queue = heap_push(requests(S), k.queue, r)
     k.waiting += 1
 

@@ -212,9 +212,12 @@ def admit(S, c, t, budget, ahead):
     k = clients(S)[c]
     admitted = 0
     context = 0
+    at_work = k.decoding > 0
     while k.waiting > 0 and budget > 0 and k.running < k.max_seqs:
         r = np.int64(k.queue)
         q = requests(S)[r]
+        if at_work and q.due > k.step:
+            break
         ready = q.computed > 0
         units, cost = (0, 0) if ready else find_prefix(S, c, r)
         have = max(units * k.unit_tokens, min(np.int64(q.cached), np.int64(q.target) - 1))
@@ -313,6 +316,8 @@ def begin_step(S, c, t):
     if k.role == ROLE_PREFILL:
         note_prefills(S, c, t)
     plain = k.chunks == 0 and admitted == 0 and not preempted and k.step_decodes == k.running
+    if k.waiting > 0 and requests(S)[np.int64(k.queue)].due > k.step:
+        plain = False  # it will be looked at soon
     return step_duration(S, c, context), plain
 
 

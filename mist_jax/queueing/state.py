@@ -61,7 +61,7 @@ REQUEST = np.dtype(
         # where it is
         ("state", "i1"), ("status", "i1"), ("client", "i4"), ("source", "i4"), ("limbo", "i4"),
         ("computed", "i4"), ("target", "i4"), ("emitted", "i4"), ("blocks", "i4"), ("shared", "i4"),
-        ("base", "i4"), ("base_step", "i8"), ("admission", "i8"), ("key", "f8"), ("seq", "i8"),
+        ("base", "i4"), ("base_step", "i8"), ("admission", "i8"), ("key", "f8"), ("seq", "i8"), ("due", "i8"),
         ("run_prev", "i4"), ("run_next", "i4"), ("ring_prev", "i4"), ("ring_next", "i4"),
         ("child", "i4"), ("sibling", "i4"), ("flow", "f8"),
         # what came of it
@@ -80,7 +80,7 @@ CLIENT = np.dtype(
         ("threshold", "i8"), ("watermark", "i8"), ("order", "i1"), ("reserve", "i1"),
         ("chunked", "i1"), ("mix", "i1"), ("lock", "i1"), ("decode_first", "i1"),
         ("prefix", "i1"), ("unit_tokens", "i4"), ("unit_blocks", "i4"), ("tiers", "i4", (TIERS,)),
-        ("overlap_load", "i1"), ("ahead", "i1"), ("kv_bytes", "f8"), ("link", "i4"),
+        ("overlap_load", "i1"), ("ahead", "i1"), ("lag", "f8"), ("kv_bytes", "f8"), ("link", "i4"),
         ("servers", "i4"), ("max_batch", "i4"), ("window", "f8"), ("service", "f8", (3,)),
         ("ranks", "i4"), ("peer", "i4"), ("stages", "i4"), ("pipe", "i4"),
         # state

@@ -208,10 +208,20 @@ def _flow(lane: Lane, n: Array, others: Array, times: Array, residual: Array) ->
     wait = service * (rho / (2.0 * (1.0 - rho)) + lane.ahead)
     busy = jnp.minimum(others, 1.0)
     step = lane.system.calibration.step
-    shared = jnp.where(lane.system.parallel.dp > 1.0, step.admission_steps_dp, 0.0)
-    start = jnp.maximum(residual + step.admission_steps - 1.0 + shared, 0.0) * busy * mean
+    start = jnp.maximum(residual + _late(lane.system), 0.0) * busy * mean
     outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
     return mean, rate, outside + step.queue_scale * wait + start + prefill
+
+
+def _late(system: System) -> Array:
+    step = system.calibration.step
+    shared = jnp.where(system.parallel.dp > 1.0, step.admission_steps_dp, 0.0)
+    return step.admission_steps - 1.0 + shared
+
+
+def admission_lag(system: System) -> Array:
+    """Iterations that a new request waits before an engine at work looks at it, beyond the one in flight (fitted)."""
+    return jnp.maximum(_late(system), 0.0)
 
 
 def closed_loop(
@@ -317,14 +327,18 @@ def _open_ttft(lane: Lane, workload: Workload, point: Any) -> Array:
     prompt = (mixed - decode) * lane.isl / tokens
     occupied = -jnp.expm1(-(point.n + point.rate * prompt))
     step = lane.system.calibration.step
-    shared = jnp.where(lane.system.parallel.dp > 1.0, step.admission_steps_dp, 0.0)
-    late = jnp.maximum(step.admission_steps - 1.0 + shared, 0.0) + lane.system.engine.ahead
+    late = admission_lag(lane.system) + lane.system.engine.ahead
     outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
     late = late * occupied * point.mean
+    apart = lane.system.engine.separate_prefill
     fixed = jnp.minimum(step.prefill_host_s, mixed - decode)
     own = (mixed - decode - fixed) * lane.isl / tokens
     return (
-        outside + late + gated_ttft(point.rate, decode, own, lane.isl, workload.isl_cv, room, occupied, fixed)
+        outside
+        + late
+        + gated_ttft(
+            point.rate, decode, own, lane.isl, workload.isl_cv, room, occupied, fixed, 1.0 - apart
+        )
     )
 
 

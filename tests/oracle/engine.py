@@ -36,6 +36,7 @@ class Request:
     emitted: int = 0
     target: int = 0
     blocks: int = 0
+    looked_at: int = 0  # decode iterations of the engine after which its scheduler looks at the request
     shared: int = 0
     admission: int = 0
     queued: float = math.nan
@@ -73,6 +74,7 @@ class Engine:
         self.tiers = tiers
         self.alive = True
         self.turn = 0
+        self.decode_steps = 0
         self.log = []  # of each iteration: end, prompt tokens, decodes, blocks in use
         self.reset()
 
@@ -187,6 +189,9 @@ class Engine:
             key = r.priority
         elif self.spec.order == "shortest":
             key = -1.0 if front else float(r.prompt)
+        coming = self.decode_steps + any(r.decoding for r, _ in self.batch or [])
+        wait = math.floor((coming + 1.0) * self.spec.lag) - math.floor(coming * self.spec.lag)
+        r.looked_at = 0 if front else coming + wait
         if front:
             self.front -= 1
             self.waiting.append((key, self.front, r))
@@ -253,8 +258,11 @@ class Engine:
     def admit(self, t, budget, batch, later=False):
         """Admit to this iteration, or (`later`) to the one after it; returns the seconds of loading."""
         load, prompts = 0.0, 0
+        idle = not any(r.decoding for r in self.running)
         while self.waiting and budget > 0 and len(self.running) < self.spec.max_num_seqs:
             r = self.waiting[0][2]
+            if not idle and r.looked_at > self.decode_steps:
+                break
             ready = r.computed > 0
             n_units, cost = (0, 0) if ready else self.find(r)
             have = max(n_units * self.w.unit_tokens, min(r.cached, r.target - 1))
@@ -335,6 +343,7 @@ class Engine:
         prompts = sum(n for r, n in batch if not r.decoding)
         self.log.append((t, prompts, sum(r.decoding for r, _ in batch), self.spec.kv_blocks - self.free()))
         self.batch, self.end = None, math.inf
+        self.decode_steps += any(r.decoding for r, _ in batch)
         decodes = [r for r, _ in batch if r.decoding]
         prompts = [(r, n) for r, n in batch if not r.decoding]
         for r in sorted(decodes, key=lambda r: r.admission):
