@@ -102,6 +102,47 @@ def test_prompts_of_one_iteration_share_what_it_costs_to_have_any():
     assert float(gated_ttft(rate, decode, own + fixed, *args)) > 1.2 * simulated
 
 
+@pytest.mark.parametrize(
+    ("isl", "room", "beside"), [(1000.0, 2000.0, 1.0), (4000.0, 1000.0, 1.0), (300.0, 2000.0, 0.0)]
+)
+def test_a_budget_makes_prompts_wait_and_leaves_fewer_behind(isl: float, room: float, beside: float):
+    """Simulated: iterations of at most `room` prompt tokens in order of arrival, decodes in each or between them."""
+    rng = np.random.default_rng(3)
+    decode, fixed, token, cv, n = 0.015, 0.004, 2.5e-5, 0.5, 40_000
+    busy = beside * decode + fixed
+    rate = 0.7 / (token * isl + busy * isl / room)
+    arrivals = np.cumsum(rng.exponential(1.0 / rate, n))
+    spread = np.sqrt(np.log1p(cv**2))
+    left = rng.lognormal(np.log(isl) - spread**2 / 2, spread, n)
+    clock, head, total = 0.0, 0, 0.0
+    while head < n:
+        came, budget, end = int(np.searchsorted(arrivals, clock, side="right")), room, head
+        while end < came and left[end] <= budget:
+            budget -= left[end]
+            end += 1
+        if end < came:
+            left[end] -= budget
+            budget = 0.0
+        clock += busy + token * (room - budget) if came > head else decode
+        total += float(np.sum(clock - arrivals[head:end]))
+        head = end
+    predicted = float(gated_ttft(rate, decode, token * isl, isl, cv, room, 1.0, fixed, beside))
+    assert predicted == pytest.approx(total / n, rel=0.06)  # sampling error about 2 %
+
+
+@pytest.mark.parametrize("engine", ["sglang", "trtllm"])
+def test_what_engines_wait_before_they_look_at_a_request_is_played_too(engine: str):
+    base = ["model=llama3_1_8b", "hardware=h100_sxm", "parallelism=tp1", "workload.arrivals=poisson"]
+    base += [f"engine={engine}", "workload.requests=3000", "workload.isl=1024", "workload.osl=256"]
+    base += ["workload.isl_cv=0.5", "workload.osl_cv=0.5"]
+    half = 0.5 / float(mist.evaluate(mist.load([*base, "workload.rate=1"]))["load"])
+    scenario = mist.load([*base, f"workload.rate={half}"])
+    steady, played = mist.evaluate(scenario), mist.play(scenario)
+    for name in ("ttft_s", "tpot_s"):
+        mean = float(played[name][300:].mean())
+        assert float(steady[name]) == pytest.approx(mean, rel=0.03), name
+
+
 def test_the_iteration_scheduled_ahead_counts_in_both():
     base = ["model=llama3_1_8b", "hardware=h100_sxm", "parallelism=tp1", "workload.arrivals=poisson"]
     base += ["workload.rate=4", "workload.requests=3000", "workload.isl=512", "workload.osl=256"]

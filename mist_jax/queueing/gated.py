@@ -10,9 +10,11 @@ there are any, g the prefill time of one prompt (second moment g^2 (1 + cv^2)) a
 
 as the number of prompts is Poisson with mean lambda times the iteration before (gated vacation queue: H. Takagi,
 "Queueing Analysis" vol. 1, 1991, section 2.2). An arrival meets an iteration of length-biased mean E[tau^2] / E[tau],
-waits for half of it, and shares its own iteration with the lambda E[tau^2] / E[tau] prompts of that window. Where the
-token budget cuts prompts into chunks, the wait is that of an M/G/1 queue whose service is a prompt's share of full
-iterations, less what the gate already counts. Against simulated gates: within 2 % (tests/test_bridge.py).
+waits for half of it, and shares its own iteration with the lambda E[tau^2] / E[tau] prompts of that window, of which
+half are ahead of it and half behind. A token budget of K prompts an iteration leaves at most K / 2 behind, and the wait
+becomes that of an M/G/1 queue (Pollaczek-Khinchine) whose service is a prompt's share of a full iteration, after half
+of an iteration without further prompts; between the two waits lies an 8-norm. Against simulated gates: within 1 %
+without a budget; with one (182 cases, K 0.25 to 8, cv 0.1 to 2, load 0.1 to 0.95) 1.4 % by the median, within 13 %.
 
 Not modelled: the correlation of iteration lengths, decode batches that follow the prompts with a delay.
 """
@@ -23,8 +25,6 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
-
-from mist_jax.numerics import safe_divide
 
 Array = Any
 
@@ -79,10 +79,17 @@ def gated_ttft(
     base = came * busy**2 + (1.0 - came) * decode**2
     second = (base + (2.0 * busy + prompt * square) * rho * first) / (1.0 - rho**2)
     window = occupied * second / first
+    half = 0.5 * rate * window * prompt  # the prompts of the window ahead, and those behind
     # the budget: a prompt's share of full iterations serves it no faster than this
     service = prompt + busy * isl / room
-    rho_full = jnp.clip(rate * service, 0.0, 0.995)
-    excess = rho_full * service / (1.0 - rho_full) - rho * prompt / (1.0 - rho)
-    wait = 0.5 * square * jnp.maximum(excess, 0.0)
-    shared = jnp.minimum(rate * window * prompt, safe_divide(room, isl) * prompt)
-    return wait + 0.5 * window + chunks * busy + prompt + shared
+    full = jnp.clip(rate * service, 0.0, 0.995)
+    queue = 0.5 * (occupied * first * (1.0 - rho) + square * full * service / (1.0 - full))
+    wait = _norm(0.5 * window + half, queue)
+    behind = jnp.minimum(half, 0.5 * prompt * room / isl)
+    return wait + chunks * busy + prompt + behind
+
+
+def _norm(a: Array, b: Array, power: float = 8.0) -> Array:
+    """(a^power + b^power)^(1 / power), scaled so that neither overflows, of numbers that are not negative."""
+    top = jnp.maximum(jnp.maximum(a, b), 1e-12)
+    return top * ((a / top) ** power + (b / top) ** power) ** (1.0 / power)

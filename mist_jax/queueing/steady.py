@@ -81,6 +81,9 @@ class Lane:
     spread: Array  #: further cached tokens that the mean prompt token attends to, as prompts differ in length
     ahead: Array  #: prompts ahead of the mean request because a benchmark starts with all of them at once
     interference: Array  #: share of the others' prefill that falls into a request's decoding (1: of all)
+    bunched: (
+        Array  #: 1: prompts come at random, so that some share an iteration; 0: each has one while it can
+    )
 
 
 def make_lane(system: System, workload: Workload) -> Lane:
@@ -113,6 +116,7 @@ def make_lane(system: System, workload: Workload) -> Lane:
         spread=0.5 * isl * workload.isl_cv**2,
         ahead=jnp.zeros_like(held),
         interference=jnp.ones_like(held),
+        bunched=jnp.zeros_like(held),
     )
 
 
@@ -155,13 +159,18 @@ def _mixed(lane: Lane, m: Array, tokens: Array) -> Batch:
 
 def chunk_tokens(lane: Lane, m: Array, others: Array) -> tuple[Array, Array, Array]:
     """(budget for prefill, tokens of a mixed iteration, share of mixed iterations) at batch `m`, of which
-    `others` decode besides the observer. The chunk grows from one prompt to the whole budget with the demand."""
+    `others` decode besides the observer. The chunk grows from one prompt to the whole budget with the demand.
+
+    Prompts that come at random, y in the mean iteration, make a share 1 - exp(-y) of the iterations mixed.
+    """
     budget = lane.system.engine.max_num_batched_tokens
     used = m * lane.width * (1.0 - lane.system.engine.separate_prefill)
     room = jnp.maximum(budget - used, 0.05 * budget)
     demand = lane.isl * others * lane.interference / lane.steps
     single = jnp.minimum(lane.isl, room)
-    tokens = jnp.clip(demand, single, room)
+    y = jnp.maximum(demand / single, 1e-6)
+    together = jnp.maximum(demand, single * (1.0 + lane.bunched * (-y / jnp.expm1(-y) - 1.0)))
+    tokens = jnp.minimum(together, room)
     return room, tokens, jnp.minimum(demand / tokens, 1.0)
 
 
@@ -293,6 +302,7 @@ def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> Stea
     """Poisson arrivals at `workload.rate`, shared evenly over lanes. An unstable load gives status UNSTABLE and the
     figures at the limit."""
     lane = make_lane(system, workload)
+    lane = replace(lane, bunched=jnp.ones_like(lane.bunched))
     lanes = lanes_of(system, replicas)
     offered = workload.rate / lanes
 
@@ -316,8 +326,25 @@ def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> Stea
     _, capacity, _ = _flow(lane, top, top, at_top, residual)
     load = offered / jnp.maximum(capacity, 1e-30)
     point = _point(lane, n, others_of(n), residual, *whole)
-    point = replace(point, ttft=_open_ttft(lane, workload, point))
+    point = replace(point, ttft=_open_ttft(lane, workload, point), seen=_seen(lane, workload, point))
     return _result(lane, workload, point, lanes, load=load, unstable=load > 1.0)
+
+
+def _seen(lane: Lane, workload: Workload, point: Any) -> Array:
+    """Mean iteration that a decoding request sees: E[n tau] / E[n] = E[tau] + Cov(n, tau) / E[n].
+
+    Prompts gather behind a long iteration and make the next one long, by when those of the last decode. With a prompts
+    in an iteration of g seconds each, rho = lambda g and E[n] = E[a] steps, as a is Poisson given the iteration before:
+
+        Var(a) = E[a] (1 + rho^2 cv^2) / (1 - rho^2),    Cov(a_i, a_{i-k}) = rho^k Var(a)
+        Cov(n, tau) = g sum_k (1 - 1 / steps)^k rho^k Var(a)
+    """
+    _, tokens, _ = chunk_tokens(lane, 1.0 + point.n, point.n)
+    prompt = (point.times[1] - point.times[0]) * lane.isl / tokens
+    rho = jnp.clip(point.rate * prompt, 0.0, 0.98)
+    kept = rho * (1.0 - 1.0 / jnp.maximum(lane.steps, 1.0))
+    bunch = (1.0 + rho**2 * workload.isl_cv**2) / (1.0 - rho**2)
+    return point.mean + prompt * bunch * kept / (1.0 - kept) / jnp.maximum(lane.steps, 1.0)
 
 
 def _open_ttft(lane: Lane, workload: Workload, point: Any) -> Array:
@@ -336,9 +363,7 @@ def _open_ttft(lane: Lane, workload: Workload, point: Any) -> Array:
     return (
         outside
         + late
-        + gated_ttft(
-            point.rate, decode, own, lane.isl, workload.isl_cv, room, occupied, fixed, 1.0 - apart
-        )
+        + gated_ttft(point.rate, decode, own, lane.isl, workload.isl_cv, room, occupied, fixed, 1.0 - apart)
     )
 
 
@@ -351,6 +376,7 @@ class _Point:
     mean: Array
     rate: Array
     ttft: Array
+    seen: Array  #: s of the iteration that a decoding request sees
     step: StepTime
     times: Array  #: [2] s of a decode and a mixed iteration
 
@@ -359,7 +385,7 @@ def _point(lane: Lane, n: Array, others: Array, residual: Array, times: Array, b
     _, _, share = chunk_tokens(lane, 1.0 + others, others)
     mean, rate, ttft = _flow(lane, n, others, times, residual)
     step = jax.tree.map(lambda x: x[0] + share * (x[1] - x[0]), both)
-    return _Point(n=n, share=share, mean=mean, rate=rate, ttft=ttft, step=step, times=times)
+    return _Point(n=n, share=share, mean=mean, rate=rate, ttft=ttft, seen=mean, step=step, times=times)
 
 
 def _result(
@@ -373,7 +399,9 @@ def _result(
     strict: bool = True,
 ) -> SteadyState:
     system, step = lane.system, point.step
-    n, rate, ttft = point.n, point.rate, point.ttft
+    rate, ttft = point.rate, point.ttft
+    # over time, where the solution is over iterations: long ones hold more
+    n = point.n * point.seen / point.mean
     # share of time with an iteration running: a lane with nobody decoding or prefilling idles
     pp = system.parallel.pp
     busy = jnp.clip(1.0 - jnp.exp(-(n + rate * ttft)), 0.0, 1.0)
@@ -394,7 +422,7 @@ def _result(
     def good(x: Array) -> Array:
         return jnp.where(bad, jnp.nan, x) if strict else x
 
-    tpot = point.mean / lane.gain
+    tpot = point.seen / lane.gain
     return SteadyState(
         ttft=good(ttft),
         tpot=good(tpot),

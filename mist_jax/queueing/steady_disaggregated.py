@@ -262,6 +262,7 @@ def _disaggregated(
         mean=step.seconds,
         rate=rate / lanes,
         ttft=ttft,
+        seen=step.seconds,
         step=step,
         times=step.seconds,
     )
