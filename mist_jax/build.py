@@ -157,6 +157,15 @@ def uneven_exchange(engine: str) -> float:
     return 1.0 if engine == "vllm" else 0.0
 
 
+def gathers_prompts(engine: str) -> float:
+    """1 where attention-DP ranks hold prompts back until the others have some as well, so as to run them together.
+
+    TensorRT-LLM's `attention_dp_config` does (`batching_wait_iters`, `timeout_iters`). vLLM does not: in its logs of two
+    ranks (`engine_runs`) a request waits 4 ms by the median before it is scheduled.
+    """
+    return 1.0 if engine == "trtllm" else 0.0
+
+
 def schedules_ahead(engine: EngineSpec, pp: float = 1.0) -> bool:
     """Whether the engine forms an iteration while the one before it runs, so that a new request waits for both.
 
@@ -186,6 +195,7 @@ def build_engine(
         kv_free_fraction=spec.kv_free_fraction,
         kv_blocks=spec.num_gpu_blocks or 0.0,
         uneven_exchange=uneven_exchange(spec.name),
+        gathers_prompts=gathers_prompts(spec.name),
         query_tile=query_tile(spec.name, hardware.generation),
         two_batches=float(overlaps_exchange(spec, hardware, parallel)),
         ahead=float(schedules_ahead(spec, parallel.pp)),
