@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import mist_jax as mist
+from mist_jax import build
 from mist_jax.queueing.bridge_error import bridge_error
 from mist_jax.queueing.gated import expected_chunks, gated_ttft
+from mist_jax.queueing.steady import admission_lag
 
 
 def test_gate_without_load_is_the_own_iteration():
@@ -141,6 +143,19 @@ def test_what_engines_wait_before_they_look_at_a_request_is_played_too(engine: s
     for name in ("ttft_s", "tpot_s"):
         mean = float(played[name][300:].mean())
         assert float(steady[name]) == pytest.approx(mean, rel=0.03), name
+
+
+def test_only_ranks_that_hold_prompts_back_let_them_wait():
+    ranks = ["model=qwen3_30b_a3b", "hardware=h200_sxm", "parallelism=tp1"]
+    lag = {}
+    for engine in ("vllm", "sglang", "trtllm"):
+        one, four = (
+            build.build_system(mist.load([*ranks, f"engine={engine}", f"parallelism.dp={n}"])) for n in (1, 4)
+        )
+        lag[engine] = [float(admission_lag(x)) for x in (one, four)]
+    assert lag["vllm"][0] == lag["vllm"][1] < 0.1
+    assert lag["sglang"][0] == lag["sglang"][1]
+    assert lag["trtllm"][1] > lag["trtllm"][0] + 10.0
 
 
 def test_the_iteration_scheduled_ahead_counts_in_both():

@@ -217,25 +217,22 @@ def _flow(lane: Lane, n: Array, others: Array, times: Array, residual: Array) ->
     wait = service * (rho / (2.0 * (1.0 - rho)) + lane.ahead)
     busy = jnp.minimum(others, 1.0)
     step = lane.system.calibration.step
-    late = step.admission_steps - 1.0 + _gathering(lane.system)
-    start = jnp.maximum(residual + late, 0.0) * busy * mean
+    start = jnp.maximum(residual + _late(lane.system), 0.0) * busy * mean
     outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
     return mean, rate, outside + step.queue_scale * wait + start + prefill
 
 
-def _gathering(system: System) -> Array:
-    """Iterations that attention-DP ranks let a prompt of a closed loop wait."""
-    return jnp.where(system.parallel.dp > 1.0, system.calibration.step.admission_steps_dp, 0.0)
+def _late(system: System) -> Array:
+    step = system.calibration.step
+    gathering = jnp.where(
+        system.parallel.dp > 1.0, system.engine.gathers_prompts * step.admission_steps_dp, 0.0
+    )
+    return step.admission_steps - 1.0 + gathering
 
 
 def admission_lag(system: System) -> Array:
-    """Iterations that a new request waits before an engine at work looks at it, beyond the one in flight (fitted).
-
-    What closed loops with attention DP wait longer counts where an engine holds prompts back; elsewhere it comes from
-    how a benchmark's requests meet on the ranks.
-    """
-    gathers = system.engine.gathers_prompts
-    return jnp.maximum(system.calibration.step.admission_steps - 1.0 + gathers * _gathering(system), 0.0)
+    """Iterations that a new request waits before an engine at work looks at it, beyond the one in flight (fitted)."""
+    return jnp.maximum(_late(system), 0.0)
 
 
 def closed_loop(
