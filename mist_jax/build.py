@@ -160,8 +160,8 @@ def uneven_exchange(engine: str) -> float:
 def gathers_prompts(engine: str) -> float:
     """1 where attention-DP ranks hold prompts back until the others have some as well, so as to run them together.
 
-    TensorRT-LLM's `attention_dp_config` does (`batching_wait_iters`, `timeout_iters`), and its rows alone tell how long.
-    vLLM does not: in its logs of two ranks (`engine_runs`) a request waits 4 ms by the median before it is scheduled.
+    TensorRT-LLM's `attention_dp_config` does (`batching_wait_iters`, `timeout_iters`), and its rows alone tell how
+    long. vLLM does not: in its logs of two ranks (`engine_runs`) requests wait 4 ms by the median to be scheduled.
     """
     return 1.0 if engine == "trtllm" else 0.0
 
