@@ -192,7 +192,7 @@ def _predicted(scenario: Scenario, run: BenchmarkResult, method: str) -> dict[st
 
     loaded = dataclasses.replace(with_load_of(scenario, run), calibration=scenario.calibration)
     how = method if method != "auto" else ("play" if run.trace is not None else "steady")
-    return predict_played(loaded, run) if how == "play" else _of_steady(evaluate(loaded))
+    return predict_played(loaded, run) if how == "play" else _of_steady(evaluate(loaded, elasticities=False))
 
 
 def run_calibrate(mapping: dict[str, Any], out: Path) -> Any:

@@ -55,7 +55,7 @@ def compare(scenario: Scenario, result: BenchmarkResult | str | Path, *, method:
     if not isinstance(result, BenchmarkResult):
         result = read_benchmark_result(result)
     loaded = with_load_of(scenario, result)
-    steady = evaluate(loaded)
+    steady = evaluate(loaded, elasticities=False)
     how = method if method != "auto" else ("play" if result.trace is not None else "steady")
     predicted = predict_played(loaded, result) if how == "play" else _of_steady(steady)
     measured = measured_values(result)

@@ -229,7 +229,7 @@ def what_ifs(scenario: Scenario, result: BenchmarkResult, steady: xr.Dataset) ->
     found = []
     for label, change in _changes(scenario, steady):
         try:
-            ds = evaluate(with_overrides(scenario, change))
+            ds = evaluate(with_overrides(scenario, change), elasticities=False)
         except ConfigError:
             continue  # this change cannot be: it explains nothing
         means = _means(ds)

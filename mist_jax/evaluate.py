@@ -12,6 +12,7 @@ import xarray as xr
 
 from mist_jax import build
 from mist_jax.compose import require_scenario
+from mist_jax.elasticity import add_elasticity
 from mist_jax.errors import ConfigError, Status
 from mist_jax.intervals import add_intervals
 from mist_jax.kept_programs import Kept
@@ -22,6 +23,7 @@ from mist_jax.queueing import steady
 from mist_jax.queueing.bridge_error import add_bridge_error
 from mist_jax.report import accessor as accessor  # registers `Dataset.mist`
 from mist_jax.schema import Scenario
+from mist_jax.system.deployment import System
 from mist_jax.variables import VARIABLES, figures
 
 
@@ -35,15 +37,21 @@ def programs() -> dict[str, Any]:
     }
 
 
-def evaluate(scenario: Scenario) -> xr.Dataset:
+def evaluate(scenario: Scenario, *, elasticities: bool = True) -> xr.Dataset:
     """Steady state of one deployment.
+
+    Args:
+        scenario: what to evaluate.
+        elasticities: work out what more of each resource would give (ten further runs of the compiled program, some
+            40 ms; a pipeline always has it).
 
     Returns:
         Dataset of scalars (`VARIABLES`, each with `units` and `long_name`), `breakdown_s(part)` of the mean
         iteration and `power_share_w(share)`; `ttft_s_low`, `ttft_s_high` and so on are the ends of 80 % intervals
         where the calibration has them; an open loop has `ttft_bridge_error` and so on (the closed form's error against
-        playbacks at its load) and `kv_bound`, with an attribute `warning` if that is set; attributes name what was
-        evaluated and how far it was measured.
+        playbacks at its load) and `kv_bound`, with an attribute `warning` if that is set;
+        `elasticity(figure, client, resource)` and the attribute `bottleneck`; attributes name what was evaluated and
+        how far it was measured.
 
     Raises:
         ConfigError: the description cannot be, or the model does not fit (the message says by how much).
@@ -57,7 +65,7 @@ def evaluate(scenario: Scenario) -> xr.Dataset:
         if scenario.prefill is not None:
             from mist_jax.evaluate_disaggregated import evaluate_disaggregated
 
-            return evaluate_disaggregated(scenario)
+            return evaluate_disaggregated(scenario, elasticities=elasticities)
         system = build.build_system(scenario)
         build.check_context(scenario, system.model)
         memory = programs()["memory"](system)
@@ -65,9 +73,9 @@ def evaluate(scenario: Scenario) -> xr.Dataset:
         closed = scenario.workload.arrivals == "closed"
         workload = build.build_workload(scenario)
 
-        def state_at(rate_factor: float) -> steady.SteadyState:
+        def state_at(rate_factor: float, on: System = system) -> steady.SteadyState:
             offered = dataclasses.replace(workload, rate=workload.rate * rate_factor)
-            state = programs()["closed" if closed else "open"](system, offered, scenario.parallelism.replicas)
+            state = programs()["closed" if closed else "open"](on, offered, scenario.parallelism.replicas)
             return jax.tree.map(np.asarray, state)
 
         memory = jax.tree.map(np.asarray, memory)
@@ -75,6 +83,8 @@ def evaluate(scenario: Scenario) -> xr.Dataset:
         if not closed:
             spec, work = scenario.engine, scenario.workload
             ds = add_bridge_error(ds, max_num_seqs=spec.max_num_seqs, held=work.isl + work.osl)
+        if elasticities:
+            ds = add_elasticity(ds, {"engine": system}, lambda s: state_at(1.0, s["engine"]), closed)
         return add_intervals(ds, scenario, None if closed else lambda f: latencies(state_at(f)))
 
 

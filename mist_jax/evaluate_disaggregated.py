@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import xarray as xr
 
 from mist_jax import build
+from mist_jax.elasticity import add_elasticity
 from mist_jax.intervals import add_intervals
 from mist_jax.kept_programs import Kept
 from mist_jax.queueing import steady_disaggregated as sd
 from mist_jax.schema import Scenario
+from mist_jax.system.deployment import System
 from mist_jax.variables import POOL_VARIABLES, pool_figures
 
 
@@ -26,7 +29,7 @@ def _programs() -> dict[str, Any]:
     }
 
 
-def evaluate_disaggregated(scenario: Scenario) -> xr.Dataset:
+def evaluate_disaggregated(scenario: Scenario, *, elasticities: bool = True) -> xr.Dataset:
     """Steady state of both pools; chips, cost and energy are those of both.
 
     Raises:
@@ -45,14 +48,19 @@ def evaluate_disaggregated(scenario: Scenario) -> xr.Dataset:
     closed = scenario.workload.arrivals == "closed"
     transfer, workload = build.build_transfer(scenario), build.build_workload(scenario)
 
-    def outcome_at(rate_factor: float) -> sd.Disaggregated:
+    systems = {"prefill": prefill, "decode": decode}
+
+    def outcome_at(rate_factor: float, on: Mapping[str, System] = systems) -> sd.Disaggregated:
         offered = dataclasses.replace(workload, rate=workload.rate * rate_factor)
-        args = (decode, prefill, transfer, offered, scenario.parallelism.replicas, pool.parallelism.replicas)
+        replicas = (scenario.parallelism.replicas, pool.parallelism.replicas)
+        args = (on["decode"], on["prefill"], transfer, offered, *replicas)
         return jax.tree.map(np.asarray, _programs()["closed" if closed else "open"](*args))
 
     out, memory = outcome_at(1.0), jax.tree.map(np.asarray, memory)
     ds = to_dataset(scenario, out.decode, memory)
     _add_prefill_pool(ds, scenario, out)
+    if elasticities:
+        ds = add_elasticity(ds, systems, lambda s: outcome_at(1.0, s).decode, closed)
     return add_intervals(ds, scenario, None if closed else lambda f: latencies(outcome_at(f).decode))
 
 

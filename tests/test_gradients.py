@@ -19,8 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from programs import closed, make_batch, make_system, make_workload, opened, quick, step
 
+from mist_jax.elasticity import FIELDS as FIELDS_OF_RESOURCES
+from mist_jax.elasticity import add_elasticity
 from mist_jax.physics.step import step_seconds
 from mist_jax.pytree import replace
 from mist_jax.queueing import steady
@@ -142,6 +145,25 @@ def test_gradient_against_differences(name: str, field: str, loop: str) -> None:
         want = difference(name, loop, {field: factors if field == "peak_flops" else 1.0})
         got = slopes[:, at] * number / values
         np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-5, err_msg=f"{field} {at} {loop}")
+
+
+@pytest.mark.parametrize("name", ["dense", "moe", "full"])
+def test_the_elasticities_that_evaluate_gives_are_the_derivative(name: str) -> None:
+    """Those of a closed loop, of every resource; the completed rate is clients over (TTFT + decode)."""
+    system, workload = deployment(name)
+    ds = add_elasticity(xr.Dataset(), {"engine": system}, lambda s: closed(s["engine"], workload, 1.0), True)
+    values, slopes = case(name, "closed")
+    for field, resource in FIELDS_OF_RESOURCES.items():
+        number = np.atleast_1d(getattr(system.hardware, field))
+        want = (getattr(slopes, field).reshape(values.size, -1) * number).sum(axis=1) / values
+        got = ds.elasticity.sel(client="engine", resource=resource)
+        for figure, i in (("ttft_s", 0), ("tpot_s", 1)):
+            assert float(got.sel(figure=figure)) == pytest.approx(want[i], rel=0.02, abs=2e-3), (
+                field,
+                figure,
+            )
+    e2e = ds.elasticity.sel(figure="e2e_s", client="engine")
+    assert ds.bottleneck == f"engine: {e2e.resource.values[np.argmin(e2e.values)]}"
 
 
 @cache

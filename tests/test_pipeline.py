@@ -288,6 +288,29 @@ def test_charges_add_up_to_the_bill():
     )
 
 
+def test_what_more_of_a_resource_gives_is_in_every_result():
+    base = ["model=llama3_1_8b", "parallelism=tp1", "workload.rate=2"]
+    ds = evaluate(load(base))
+    for resource, path in (("device_memory", "memory.bandwidth"), ("memory_capacity", "memory.capacity")):
+        chip = load(base).hardware.memory
+        now = getattr(chip, path.split(".")[1])
+        ends = [
+            evaluate(load([*base, f"hardware.{path}={now * f}"]), elasticities=False)
+            for f in (1.01, 0.99)
+        ]
+        assert "elasticity" not in ends[0]
+        want = float(np.log(ends[0].e2e_s / ends[1].e2e_s)) / np.log(1.01 / 0.99)
+        assert float(ds.elasticity.sel(figure="e2e_s", client="engine", resource=resource)) == pytest.approx(
+            want, rel=0.02, abs=1e-3
+        )
+    assert ds.bottleneck == "engine: device_memory"
+    pools = evaluate(load([*base, "prefill=pool"]))
+    assert list(pools.client.values) == ["prefill", "decode"]
+    tpot = pools.elasticity.sel(figure="tpot_s", resource="device_memory")
+    assert float(tpot.sel(client="decode")) < -0.4
+    assert float(tpot.sel(client="prefill")) == pytest.approx(0.0, abs=1e-6)
+
+
 def test_elasticities_are_derivatives():
     stages = {
         "scan": {"kind": "vector_search", "client": "host", "index": "exact", "vectors": 4e6, "cores": 56},

@@ -312,6 +312,11 @@ def breakdown(ds: xr.Dataset) -> str:
         parts.append(
             "<h3>Mean engine iteration by operator</h3>" + bars(ds["breakdown_s"], "part", "s", sort=True)
         )
+    if "figure" in ds.dims:
+        rows = [[name, *(f"{100.0 * x:+.1f} %" for x in changes)] for name, changes in tables.more_rows(ds)]
+        heads = ["Resource", *(q.title(str(n)) for n in ds.figure.values)]
+        parts.append("<h3>What 10 % more of a resource would change</h3>" + table(heads, rows))
+        parts.append(f"<p>Bottleneck: {escape(tables.bottleneck(ds))}.</p>")
     if "stage_s" in ds and "request" in ds["stage_s"].dims:
         mean = ds["stage_s"].mean("request", skipna=True)
         parts.append("<h3>Mean time of a request by stage</h3>" + bars(mean, "stage", "s", sort=False))

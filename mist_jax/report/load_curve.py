@@ -47,7 +47,7 @@ def load_curve(
     points: list[xr.Dataset] = []
     for load in loads:
         one = with_overrides(scenario, {path: float(load)})
-        ds = evaluate(one)
+        ds = evaluate(one, elasticities=False)
         ds = ds.drop_dims(list(ds.dims))
         if played and int(ds["status"]) == 0:
             ds = ds.assign(_percentiles(one, requests))

@@ -61,7 +61,7 @@ SHOWN: dict[str, tuple[str, str, float]] = {
     "max_num_seqs": ("Sequences of an iteration", "", 1.0),
 }
 
-#: operator, stage or share → words
+#: operator, stage, share or resource → words
 WORDS: dict[str, str] = {
     "attention_in": "attention in-projection",
     "attention_prefill": "prefill attention",
@@ -85,6 +85,11 @@ WORDS: dict[str, str] = {
     "handover": "handover (KV transfer and wait)",
     "decode": "decode",
     "transfer": "KV transfer",
+    "accelerator": "compute",
+    "device_memory": "memory bandwidth",
+    "memory_capacity": "memory capacity",
+    "scale_up": "scale-up links",
+    "storage_io": "reads of storage",
 }
 MISSING = "n/a"
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))

@@ -31,6 +31,8 @@ EVALUATION_ROWS = (
     ("power_w", "energy_per_output_token_j"),
     ("chips", "cost_per_million_output_tokens_usd"),
 )
+#: Elasticity from which a resource is listed.
+LEAST = 0.005
 _SHORTER = {
     "ttft_s": "TTFT, mean",
     "tpot_s": "TPOT, mean",
@@ -93,9 +95,45 @@ def print_evaluation(scenario: Scenario, ds: xr.Dataset, to: Console | None = No
     if "breakdown_s" in ds and ds["breakdown_s"].ndim == 1:
         out.print()
         print_table(out, _breakdown(ds["breakdown_s"], "part", "Mean iteration by operator"), drop=("",))
+    if "figure" in ds.dims:
+        out.print()
+        print_table(out, _more(ds), drop=("Capacity", "TTFT"))
+        out.print(f"bottleneck: {bottleneck(ds)}")
     status = ds.attrs.get("status", "ok")
     if status != "ok":
         out.print(Text(f"status: {status}", style="bold red"))
+
+
+def more_rows(ds: xr.Dataset, share: float = 0.1) -> list[tuple[str, list[float]]]:
+    """(resource, relative changes of the `elasticity` figures) with so much more of it, the largest effect first."""
+    slope = ds["elasticity"]
+    alone = ds.sizes["client"] == 1
+    found = []
+    for client in slope.client.values:
+        for resource in slope.resource.values:
+            e = slope.sel(client=client, resource=resource).values
+            name = q.words(str(resource)) if alone else f"{client}: {q.words(str(resource))}"
+            if np.isfinite(e).all() and np.abs(e).max() >= LEAST:
+                found.append((name, [float(v) for v in (1.0 + share) ** e - 1.0]))
+    return sorted(found, key=lambda row: row[1][list(ds.figure.values).index("e2e_s")])
+
+
+def _more(ds: xr.Dataset) -> Table:
+    table = _table(title="10 % more of a resource")
+    table.add_column("resource")
+    for name in ds.figure.values:
+        table.add_column(q.title(str(name)).split(",")[0], justify="right")
+    for name, changes in more_rows(ds):
+        table.add_row(name, *(f"{100.0 * x:+.1f} %" for x in changes))
+    return table
+
+
+def bottleneck(ds: xr.Dataset) -> str:
+    """The attribute `bottleneck` of an evaluated deployment in words."""
+    client, _, what = ds.attrs["bottleneck"].partition(": ")
+    if client not in ds.client.values:
+        return ds.attrs["bottleneck"]
+    return q.words(what) if ds.sizes["client"] == 1 else f"{client}: {q.words(what)}"
 
 
 def print_play(scenario: Scenario, ds: xr.Dataset, to: Console | None = None) -> None:
