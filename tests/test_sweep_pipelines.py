@@ -137,6 +137,40 @@ def test_settings_of_stages_clients_engine_and_plan() -> None:
     ).all()
 
 
+def test_options_inside_clients() -> None:
+    """A chip, model, plan and engine of a client, by place or as Hydra writes them: what `load` makes of them."""
+    base = ["pipeline=cascade", "workload.rate=0.5"]
+    axes = {
+        "pipeline.clients.small.hardware": ["l40s", "h100"],
+        "model@pipeline.clients.small.model": ["llama3_1_8b", "qwen2_5_7b"],
+        "pipeline.clients.small.parallelism": ["tp1", "tp8"],
+        "pipeline.clients.small.engine": ["vllm", "sglang"],
+        "pipeline.clients.small.hardware.memory.bandwidth": ["1 TB/s", 2e12],
+    }
+    ds = mist.sweep(mist.load(base), axes)
+    assert ds["pipeline.clients.small.hardware"].values.tolist() == ["l40s", "h100_sxm"]
+    assert ds["pipeline.clients.small.hardware.memory.bandwidth"].attrs["units"] == "byte/s"
+    fails = ds.status != Status.OK
+    assert fails.sum() == 8  # 28 heads
+    assert fails.sel(
+        {"model@pipeline.clients.small.model": "qwen2_5_7b", "pipeline.clients.small.parallelism": "tp8"}
+    ).all()
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        at = {d: int(rng.integers(ds.sizes[d])) for d in axes}
+        names = [d if "@" in d or d.endswith("width") else f"{d.split('.')[-1]}@{d}" for d in at]
+        given = [f"{n}={ds[d].values[i]}" for n, (d, i) in zip(names, at.items(), strict=True)]
+        compare(ds.isel(at), [*base, *given])
+    with pytest.raises(ConfigError, match=r"write hardware@pipeline\.clients\.small\.hardware=l4"):
+        mist.evaluate(mist.load([*base, "pipeline.clients.small.hardware=l4"]))
+
+
+def test_a_chip_on_which_a_stage_cannot_run_is_a_point_that_cannot_be() -> None:
+    ds = mist.sweep(mist.load(HOST), {"pipeline.clients.encoder.hardware": ["l4", "xeon_8480"]})
+    assert ds.status.values.tolist() == [Status.OK, Status.INVALID]
+    assert "pipeline.stages.embed" in ds.attrs["problems"][0]
+
+
 def test_what_cannot_be_has_a_status_and_a_reason() -> None:
     axes = {
         "engine.policy": ["vllm", "static"],
@@ -171,6 +205,24 @@ def test_a_setting_that_only_some_pipelines_have() -> None:
         ({"pipeline.stages.search.nprobe": []}, "empty"),
         ({"pipeline.stages.search.nprobe": [-1]}, "nprobe"),
         ({"pipeline.stages": [1]}, "section"),
+        (
+            {"pipeline.clients.encodr.hardware": ["l4"]},
+            r"no client 'encodr' \(did you mean 'encoder'\?\); there are: host,",
+        ),
+        (
+            {"pipeline.clients.encoder.hardware": ["l5"]},
+            r"encoder.hardware: got 'l5' \(did you mean 'l4'\?\); allowed: a10,",
+        ),
+        ({"pipeline.clients.engine.hardware": ["l4"]}, "the scenario's own pool; its axis is hardware"),
+        (
+            {"client@pipeline.clients.encoder": ["small_gpu"]},
+            "no axis; the groups inside a client are hardware, model,",
+        ),
+        ({"pipeline.clients.encoder.count": [1, 0]}, "count: got 0; must be at least 1"),
+        (
+            {"pipeline.clients.host.hardware": ["l4"], "hardware@pipeline.clients.host.hardware": ["l4"]},
+            "is the axis pipeline.clients.host.hardware again",
+        ),
     ],
 )
 def test_wrong_axes_are_refused_before_anything_runs(axes: dict[str, Any], text: str) -> None:

@@ -24,8 +24,9 @@ from mist_jax.errors import ConfigError, Status
 from mist_jax.evaluate import VARIABLES
 from mist_jax.evaluate_disaggregated import POOL_VARIABLES
 from mist_jax.explore import block
-from mist_jax.explore.axes import Axis, brought_by, option_mapping, parse_axes
+from mist_jax.explore.axes import Axis, parse_axes
 from mist_jax.explore.deployments import Sections
+from mist_jax.explore.groups import brought_by, option_mapping
 from mist_jax.explore.plan import Box, Plan
 from mist_jax.kept_programs import fingerprint as sources
 from mist_jax.pipelines.batch import LOAD, Batch
@@ -121,6 +122,8 @@ class PipelinePlan(Plan):
     def computed_fingerprint(self) -> str:
         """The fingerprint as this process works it out: description, axes, sources, and the numbers built from them."""
         table = hashlib.sha256(sources().encode())
+        options = [(a.name, o) for a in self.axes if a.group for o in a.values]
+        table.update(repr([option_mapping(*option, self.config_dir) for option in options]).encode())
         with jax.enable_x64(True):
             for index in itertools.islice(self._combinations(), 8):
                 member = self.member(index)

@@ -14,6 +14,7 @@ import numpy as np
 
 from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, Status
+from mist_jax.explore.groups import section_of
 from mist_jax.explore.plan import Box, Plan, status_text
 from mist_jax.schema import Scenario
 
@@ -42,7 +43,8 @@ def sweep(
         scenario: what the axes vary.
         axes: dotted path of a number or text, or a group → values. Numbers may be quantities ("2 TB/s"); a group
             (`hardware`, `model`, `parallelism`, `engine`, `workload`, `slo`, `prefill`, `hardware@prefill.hardware`,
-            ...) replaces its section, and dotted paths apply after it.
+            ...) replaces its section, and dotted paths apply after it. `hardware`, `model`, `parallelism` and `engine`
+            of a pipeline's client are groups too: `pipeline.clients.encoder.hardware`.
         variables: names to keep; default: all scalars. `breakdown_s` and `power_share_w` must be named.
         store: a zarr folder to write to as boxes finish. One that holds part of the same sweep is completed.
         executor: "threads"; "dask" for a local cluster of two processes (in a script, under `if __name__ ==
@@ -203,7 +205,7 @@ def labelled(plan: Plan, data: dict[str, Any]) -> xr.Dataset:
     coords |= plan.coords
     ds = xr.Dataset({n: (plan.dims_of(n), v, plan.attrs_of(n)) for n, v in data.items()}, coords=coords)
     ds["status"].attrs["meanings"] = status_text()
-    varied = {a.name.split(".")[0].split("@")[0] for a in plan.axes}
+    varied = {(section_of(a.name) or a.name).split(".")[0] for a in plan.axes}
     ds.attrs.update({k: v for k, v in describe(plan.scenario).items() if k not in varied})
     problems = plan.problems(ds["status"])
     if problems:
