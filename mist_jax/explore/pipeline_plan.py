@@ -61,8 +61,6 @@ class PipelinePlan(Plan):
         box_points: int = BOX_POINTS,
     ) -> None:
         require_scenario(scenario)
-        if np.dtype(dtype) != np.float64:
-            raise ConfigError(f"dtype: got {np.dtype(dtype).name}; sweeps over pipelines run in float64")
         self.scenario, self.dtype = scenario, np.dtype(dtype)
         self.config_dir = str(config_dir) if config_dir else None
         self.axes = self._parsed(axes)
@@ -268,7 +266,9 @@ class _BoxOfPipelines:
         self.limits = {n: direct[f"slo.{n}"] for n in ("ttft", "tpot", "e2e") if f"slo.{n}" in direct}
         judged = ("ttft_s", "tpot_s", "e2e_s") if "meets_slo" in plan.variables else ()
         names = dict.fromkeys([*plan.variables, *judged])
-        self.out = {n: np.full((self.points, *plan.tail_of(n)), np.nan) for n in names if n != "status"}
+        self.out = {
+            n: np.full((self.points, *plan.tail_of(n)), np.nan, plan.dtype) for n in names if n != "status"
+        }
         self.status = np.zeros(self.points, dtype=np.int8)
 
     def run(self) -> dict[str, np.ndarray]:
@@ -310,7 +310,9 @@ class _BoxOfPipelines:
         kept = np.flatnonzero(lost == Status.OK)
         if not kept.size:
             return
-        batch = Batch([members[k] for k in kept], {name: v[kept] for name, v in load.items()})
+        batch = Batch(
+            [members[k] for k in kept], {name: v[kept] for name, v in load.items()}, self.plan.dtype
+        )
         times, busy = batch.solve()
         values = figures_of(batch, times, busy)
         status = np.where(unstable_clients(batch, times), Status.UNSTABLE, values.pop("status")).astype(
@@ -361,6 +363,7 @@ class _BoxOfPipelines:
         names = tuple(n for n in self.out if n in VARIABLES or n in block.EXTRA or n in POOL_VARIABLES)
         distinct = list(dict.fromkeys(members))
         jobs = JobsPlan([m.scenario for m in distinct], axes, ())
+        jobs.dtype = plan.dtype
         jobs.variables = (*(n for n in names if n in jobs.known), *REQUEST_NEEDS, "status")
         got = jobs.evaluate(tuple((0, n) for n in jobs.shape))
         # where each point of this box is in the jobs' product
