@@ -305,3 +305,30 @@ def test_single_precision() -> None:
         small = 1e-6 if "utilization" in str(name) else 0.0
         error = (abs(single[name] - double[name]) - small) * free / abs(double[name])
         assert float(error.where(double[name] != 0).max()) < 1e-6, name
+
+
+@pytest.mark.parametrize("lengths", [2, pytest.param(9, marks=pytest.mark.slow)])
+def test_elasticities_along_client_and_resource(lengths: int) -> None:
+    """Those of `evaluate`, where they are asked for; slopes of single-precision points are taken in double."""
+    axes = {
+        "pipeline": ["rag", "cascade", "chat"],
+        "workload.rate": [0.7, 2.0],
+        "workload.isl": np.linspace(700.0, 2500.0, lengths),
+    }
+    named = ["elasticity", "utilization"]
+    ds = mist.sweep(mist.load(), axes, variables=named)
+    assert ds.client.values.tolist() == ["engine", "host", "encoder", "retrieval", "small"]
+    assert ds.elasticity.attrs["units"] == "1"
+    assert np.isnan(ds.elasticity.sel(pipeline="chat")).all()
+    if lengths > 2:
+        single = mist.sweep(mist.load(), axes, variables=named, dtype=np.float32)
+        np.testing.assert_allclose(single.elasticity, ds.elasticity, atol=1e-5)
+    for pipeline, rate, isl in (("rag", 2.0, 700.0), ("cascade", 0.7, 2500.0)):
+        alone = mist.evaluate(
+            mist.load([f"pipeline={pipeline}", f"workload.rate={rate}", f"workload.isl={isl}"])
+        )
+        at = ds.sel({"pipeline": pipeline, "workload.rate": rate, "workload.isl": isl})
+        for name in named:
+            np.testing.assert_allclose(at[name].sel(client=alone.client), alone[name], atol=1e-9)
+        assert np.isnan(at.elasticity.drop_sel(client=alone.client.values)).all()
+    assert "elasticity" not in mist.sweep(mist.load(HOST), {"workload.rate": [1.0]})

@@ -152,7 +152,7 @@ def _check_client(
     client, key = section.removeprefix(CLIENTS).split(".")
     if client == "engine":
         raise ConfigError(f"{name}: `engine` is the scenario's own pool; its axis is {key}")
-    written = [option_mapping("pipeline", str(o), config_dir)["clients"] for o in pipelines]
+    written = [option_mapping("pipeline", str(o), config_dir).get("clients") or {} for o in pipelines]
     there = list(dict.fromkeys(c for p in written or [scenario.pipeline.clients] for c in p if c != "engine"))
     if not there:
         raise ConfigError(

@@ -45,7 +45,7 @@ def sweep(
             (`hardware`, `model`, `parallelism`, `engine`, `workload`, `slo`, `prefill`, `hardware@prefill.hardware`,
             ...) replaces its section, and dotted paths apply after it. `hardware`, `model`, `parallelism` and `engine`
             of a pipeline's client are groups too: `pipeline.clients.encoder.hardware`.
-        variables: names to keep; default: all scalars. `breakdown_s` and `power_share_w` must be named.
+        variables: names to keep; default: all scalars. `breakdown_s` and `power_share_w` (of engines alone) must be named.
         store: a zarr folder to write to as boxes finish. One that holds part of the same sweep is completed.
         executor: "threads"; "dask" for a local cluster of two processes (in a script, under `if __name__ ==
             "__main__"`); the address of a Dask scheduler, whose workers see the same `store`; or a Dask client.
@@ -68,7 +68,9 @@ def sweep(
     With a pipeline of stages (in `scenario`, or the axis `pipeline`) there are further variables along `stage`, NaN
     where a pipeline has no such stage, and a point that a client cannot keep up with is unstable without figures.
 
-    Range: that of `evaluate`. Not covered: playback of traces, elasticities of a pipeline.
+    Named in `variables`, `elasticity` and `utilization` of a pipeline have the dimensions `client` and `resource`.
+
+    Range: that of `evaluate`. Not covered: playback of traces, intervals of a pipeline.
     """
     options = {"variables": variables, "dtype": dtype, "config_dir": config_dir}
     pipelines = _pipeline_plan(scenario, axes, options)

@@ -175,12 +175,14 @@ class Pools:
         concurrency: Any = 1.0,
         scale: Mapping[str, np.ndarray] | None = None,
         at: np.ndarray | None = None,
+        dtype: Any = None,
     ) -> Any:
         """`SteadyState`, or `Disaggregated` for two pools, of the mixes; leading axis [rows].
 
         Args:
             kind: open or closed. mix: arrays [rows]. concurrency: [rows] sequences that a closed loop holds.
             scale: field of `Hardware` → [rows] factor on it (of the decode pool). at: [rows] points, default all.
+            dtype: that the program runs in; default: the pools'.
         """
         point = np.arange(len(self.index)) if at is None else at
         count = len(point)
@@ -207,7 +209,7 @@ class Pools:
                 others[0] = _with_hit(others[0], hit[row])
             return decode, *others
 
-        return _steady(kind, self.prefill)(count, arguments, dtype=self.dtype)
+        return _steady(kind, self.prefill)(count, arguments, dtype=dtype or self.dtype)
 
     def alone(self, new: np.ndarray, past: np.ndarray) -> np.ndarray:
         """TTFT of such prompts on an idle pool, s; new, past and result [points] or [points, prompts]."""
