@@ -45,7 +45,7 @@ def sweep(
             (`hardware`, `model`, `parallelism`, `engine`, `workload`, `slo`, `prefill`, `hardware@prefill.hardware`,
             ...) replaces its section, and dotted paths apply after it. `hardware`, `model`, `parallelism` and `engine`
             of a pipeline's client are groups too: `pipeline.clients.encoder.hardware`.
-        variables: names to keep; default: all scalars. `breakdown_s` and `power_share_w` (of engines alone) must be named.
+        variables: names to keep; default: all scalars. `breakdown_s`, `power_share_w` (of engines alone) must be named.
         store: a zarr folder to write to as boxes finish. One that holds part of the same sweep is completed.
         executor: "threads"; "dask" for a local cluster of two processes (in a script, under `if __name__ ==
             "__main__"`); the address of a Dask scheduler, whose workers see the same `store`; or a Dask client.
