@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mist_jax.errors import Status
-from mist_jax.evaluate import VARIABLES
-from mist_jax.evaluate_disaggregated import POOL_VARIABLES
 from mist_jax.explore import block
 from mist_jax.explore.axes import Axis
 from mist_jax.explore.plan import Box
@@ -18,6 +16,7 @@ from mist_jax.pipelines.elasticities import CLIENT_VARIABLES, elasticities
 from mist_jax.pipelines.figures import STAGE_VARIABLES, figures_of, unstable_clients
 from mist_jax.pipelines.member import Member
 from mist_jax.pipelines.points import BLOCK
+from mist_jax.variables import POOL_VARIABLES, VARIABLES
 
 if TYPE_CHECKING:
     from mist_jax.explore.pipeline_plan import PipelinePlan

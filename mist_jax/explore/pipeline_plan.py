@@ -21,8 +21,6 @@ import numpy as np
 from mist_jax import build
 from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, Status
-from mist_jax.evaluate import VARIABLES
-from mist_jax.evaluate_disaggregated import POOL_VARIABLES
 from mist_jax.explore import block
 from mist_jax.explore.axes import Axis, parse_axes
 from mist_jax.explore.deployments import Sections
@@ -39,6 +37,7 @@ from mist_jax.pipelines.figures import REQUEST_VARIABLES, STAGE_VARIABLES
 from mist_jax.pipelines.llm import Pool
 from mist_jax.pipelines.member import Member
 from mist_jax.schema import Scenario
+from mist_jax.variables import POOL_VARIABLES, VARIABLES
 
 #: Points of a box: what is evaluated, stored and resumed as one.
 BOX_POINTS = 1 << 12
