@@ -93,23 +93,31 @@ _IDENTIFIED = {"hardware": "hardware", "model": "model"}
 def name_groups(
     mapping: dict[str, Any], overrides: Iterable[str] = (), choices: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Record which option of `hardware` and `model` was chosen, as their `id` (the file's name)."""
+    """Record which option of `hardware` and `model` was chosen, as their `id` (the file's name), in clients too."""
     picked = dict(choices or {})
     for item in overrides:
         key, _, value = str(item).lstrip("+").partition("=")
         if key.split("@")[0] in _IDENTIFIED and value:
             picked[key] = value
     defaults = {"hardware": "h100_sxm", "model": "llama3_1_70b", "hardware@prefill.hardware": "h100_sxm"}
+    clients = (mapping.get("pipeline") or {}).get("clients")
     for key, section in (
         ("hardware", ("hardware",)),
         ("model", ("model",)),
         ("hardware@prefill.hardware", ("prefill", "hardware")),
+        *(
+            (f"{group}@pipeline.clients.{name}.{group}", ("pipeline", "clients", name, group))
+            for name in (clients if isinstance(clients, dict) else ())
+            for group in _IDENTIFIED
+        ),
     ):
         node: Any = mapping
         for part in section:
             node = node.get(part) if isinstance(node, dict) else None
         if isinstance(node, dict) and node.get("id") is None:
-            node["id"] = picked.get(key, picked.get(key.replace("@", "@:"), defaults[key]))
+            option = picked.get(key, picked.get(key.replace("@", "@:"), defaults.get(key)))
+            if option is not None:  # a client's hardware may be written out without being an option
+                node["id"] = option
     return mapping
 
 

@@ -326,7 +326,10 @@ def parse(cls: type[T], mapping: Any, path: str) -> T:
         ConfigError: unknown key, missing key, wrong type or unit, number out of range, value not among the choices.
     """
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{path}: got {mapping!r}; expected a section with keys")
+        group = path.rpartition(".")[2]
+        named = isinstance(mapping, str) and group in ("hardware", "model", "parallelism", "engine")
+        hint = f"; to choose an option write {group}@{path}={mapping}" if named and group != path else ""
+        raise ConfigError(f"{path}: got {mapping!r}; expected a section with keys{hint}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in mapping:

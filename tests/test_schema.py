@@ -114,6 +114,9 @@ def test_choices_are_recorded() -> None:
     scenario = mist.load(["hardware=mi300x", "model=mixtral_8x7b"])
     assert scenario.hardware.id == "mi300x"
     assert scenario.model.id == "mixtral_8x7b"
+    pool = mist.load(["pipeline=cascade", "hardware@pipeline.clients.small.hardware=h100_sxm"])
+    client = pool.pipeline.clients["small"]
+    assert (client["hardware"]["id"], client["model"]["id"]) == ("h100_sxm", "llama3_1_8b")
 
 
 def test_a_hypothetical_chip_needs_no_file() -> None:

@@ -137,6 +137,40 @@ def test_settings_of_stages_clients_engine_and_plan() -> None:
     ).all()
 
 
+def test_options_inside_clients() -> None:
+    """A chip, model, plan and engine of a client, by place or as Hydra writes them: what `load` makes of them."""
+    base = ["pipeline=cascade", "workload.rate=0.5"]
+    axes = {
+        "pipeline.clients.small.hardware": ["l40s", "h100"],
+        "model@pipeline.clients.small.model": ["llama3_1_8b", "qwen2_5_7b"],
+        "pipeline.clients.small.parallelism": ["tp1", "tp8"],
+        "pipeline.clients.small.engine": ["vllm", "sglang"],
+        "pipeline.clients.small.hardware.memory.bandwidth": ["1 TB/s", 2e12],
+    }
+    ds = mist.sweep(mist.load(base), axes)
+    assert ds["pipeline.clients.small.hardware"].values.tolist() == ["l40s", "h100_sxm"]
+    assert ds["pipeline.clients.small.hardware.memory.bandwidth"].attrs["units"] == "byte/s"
+    fails = ds.status != Status.OK
+    assert fails.sum() == 8  # 28 heads
+    assert fails.sel(
+        {"model@pipeline.clients.small.model": "qwen2_5_7b", "pipeline.clients.small.parallelism": "tp8"}
+    ).all()
+    rng = np.random.default_rng(1)
+    for _ in range(2):
+        at = {d: int(rng.integers(ds.sizes[d])) for d in axes}
+        names = [d if "@" in d or d.endswith("width") else f"{d.split('.')[-1]}@{d}" for d in at]
+        given = [f"{n}={ds[d].values[i]}" for n, (d, i) in zip(names, at.items(), strict=True)]
+        compare(ds.isel(at), [*base, *given])
+    with pytest.raises(ConfigError, match=r"write hardware@pipeline\.clients\.small\.hardware=l4"):
+        mist.evaluate(mist.load([*base, "pipeline.clients.small.hardware=l4"]))
+
+
+def test_a_chip_on_which_a_stage_cannot_run_is_a_point_that_cannot_be() -> None:
+    ds = mist.sweep(mist.load(HOST), {"pipeline.clients.encoder.hardware": ["l4", "xeon_8480"]})
+    assert ds.status.values.tolist() == [Status.OK, Status.INVALID]
+    assert "pipeline.stages.embed" in ds.attrs["problems"][0]
+
+
 def test_what_cannot_be_has_a_status_and_a_reason() -> None:
     axes = {
         "engine.policy": ["vllm", "static"],
@@ -171,6 +205,24 @@ def test_a_setting_that_only_some_pipelines_have() -> None:
         ({"pipeline.stages.search.nprobe": []}, "empty"),
         ({"pipeline.stages.search.nprobe": [-1]}, "nprobe"),
         ({"pipeline.stages": [1]}, "section"),
+        (
+            {"pipeline.clients.encodr.hardware": ["l4"]},
+            r"no client 'encodr' \(did you mean 'encoder'\?\); there are: host,",
+        ),
+        (
+            {"pipeline.clients.encoder.hardware": ["l5"]},
+            r"encoder.hardware: got 'l5' \(did you mean 'l4'\?\); allowed: a10,",
+        ),
+        ({"pipeline.clients.engine.hardware": ["l4"]}, "the scenario's own pool; its axis is hardware"),
+        (
+            {"client@pipeline.clients.encoder": ["small_gpu"]},
+            "no axis; the groups inside a client are hardware, model,",
+        ),
+        ({"pipeline.clients.encoder.count": [1, 0]}, "count: got 0; must be at least 1"),
+        (
+            {"pipeline.clients.host.hardware": ["l4"], "hardware@pipeline.clients.host.hardware": ["l4"]},
+            "is the axis pipeline.clients.host.hardware again",
+        ),
     ],
 )
 def test_wrong_axes_are_refused_before_anything_runs(axes: dict[str, Any], text: str) -> None:
@@ -234,6 +286,49 @@ def test_an_interrupted_sweep_is_completed(tmp_path: Path, monkeypatch: pytest.M
     assert stored.stage.values.tolist() == whole.stage.values.tolist()
 
 
-def test_single_precision_is_refused() -> None:
-    with pytest.raises(ConfigError, match="float64"):
-        mist.sweep(mist.load(HOST), {"workload.rate": [1.0]}, dtype=np.float32)
+def test_single_precision() -> None:
+    """Steady states of LLM pools in float32 carry its 1.2e-7 on, by 1 / (1 - load) in waits; all else is float64."""
+    axes = {
+        "pipeline": ["rag", "cascade"],
+        "workload.rate": [0.05, 0.7, 2.0, 400.0],
+        "workload.isl": [700.0, 900.0, 1800.0, 2500.0],
+    }
+    double, single = (mist.sweep(mist.load(), axes, dtype=d) for d in (np.float64, np.float32))
+    assert (double.status == single.status).all()
+    free = (1.0 - double["load"]).where(double.status == Status.OK)
+    for name in double.data_vars:
+        if name == "status":
+            continue
+        assert single[name].dtype == np.float32
+        assert (np.isnan(single[name]) == np.isnan(double[name])).all()
+        # busy shares of a pool at rest are differences of two numbers that are nearly equal
+        small = 1e-6 if "utilization" in str(name) else 0.0
+        error = (abs(single[name] - double[name]) - small) * free / abs(double[name])
+        assert float(error.where(double[name] != 0).max()) < 1e-6, name
+
+
+@pytest.mark.parametrize("lengths", [2, pytest.param(9, marks=pytest.mark.slow)])
+def test_elasticities_along_client_and_resource(lengths: int) -> None:
+    """Those of `evaluate`, where they are asked for; slopes of single-precision points are taken in double."""
+    axes = {
+        "pipeline": ["rag", "cascade", "chat"],
+        "workload.rate": [0.7, 2.0],
+        "workload.isl": np.linspace(700.0, 2500.0, lengths),
+    }
+    named = ["elasticity", "utilization"]
+    ds = mist.sweep(mist.load(), axes, variables=named)
+    assert ds.client.values.tolist() == ["engine", "host", "encoder", "retrieval", "small"]
+    assert ds.elasticity.attrs["units"] == "1"
+    assert np.isnan(ds.elasticity.sel(pipeline="chat")).all()
+    if lengths > 2:
+        single = mist.sweep(mist.load(), axes, variables=named, dtype=np.float32)
+        np.testing.assert_allclose(single.elasticity, ds.elasticity, atol=1e-5)
+    for pipeline, rate, isl in (("rag", 2.0, 700.0), ("cascade", 0.7, 2500.0)):
+        alone = mist.evaluate(
+            mist.load([f"pipeline={pipeline}", f"workload.rate={rate}", f"workload.isl={isl}"])
+        )
+        at = ds.sel({"pipeline": pipeline, "workload.rate": rate, "workload.isl": isl})
+        for name in named:
+            np.testing.assert_allclose(at[name].sel(client=alone.client), alone[name], atol=1e-9)
+        assert np.isnan(at.elasticity.drop_sel(client=alone.client.values)).all()
+    assert "elasticity" not in mist.sweep(mist.load(HOST), {"workload.rate": [1.0]})

@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from mist_jax.report.fitting import console
-from mist_jax.report.sweep_tables import ALL, ROWS, print_sweep, save_front, shown_points
+from mist_jax.report.sweep_tables import ALL, ROWS, heads, print_sweep, save_front, shown_points
 
 
 def made(sizes, status=0):
@@ -39,6 +39,11 @@ def test_a_small_sweep_shows_every_point():
     assert text.count("chip0") == 4
     assert "seqs" in text
     assert "Pareto" not in text
+
+
+def test_heads_that_would_read_the_same_say_whose_they_are():
+    axes = ["hardware", "hardware@pipeline.clients.encoder.hardware", "engine.max_num_seqs"]
+    assert heads(axes) == ["hardware", "encoder hardware", "max num seqs"]
 
 
 def test_a_large_sweep_shows_points_that_none_beats():

@@ -13,26 +13,11 @@ from typing import Any
 import numpy as np
 
 from mist_jax import schema
-from mist_jax.compose import SHORT_NAMES, compose_mapping, name_groups, set_path
+from mist_jax.compose import SHORT_NAMES, set_path
 from mist_jax.errors import ConfigError, nearest
-from mist_jax.paths import conf_dir
+from mist_jax.explore.groups import CLIENTS, GROUPS, INSIDE, folder_of, option_mapping, section_of
 from mist_jax.schema import Scenario
 from mist_jax.units import DIMENSIONS
-
-#: Config groups that can be an axis: name → where the option's section goes.
-GROUPS = {
-    "hardware": "hardware",
-    "model": "model",
-    "parallelism": "parallelism",
-    "engine": "engine",
-    "workload": "workload",
-    "slo": "slo",
-    "prefill": "prefill",
-    "pipeline": "pipeline",
-    "hardware@prefill.hardware": "prefill.hardware",
-    "parallelism@prefill.parallelism": "prefill.parallelism",
-    "engine@prefill.engine": "prefill.engine",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +53,8 @@ def parse_axes(
         axes: dotted path or group → values (numbers, quantities such as "2 TB/s", texts, names of options).
 
     Raises:
-        ConfigError: unknown path or option (the nearest is named), empty or repeated values, a value out of range.
+        ConfigError: unknown path, client or option (the nearest is named), empty or repeated values, a value out of
+            range.
     """
     if not isinstance(axes, Mapping):
         raise ConfigError(f"sweep: got {axes!r}; expected a mapping from dotted paths to lists of values")
@@ -80,7 +66,14 @@ def parse_axes(
                 f"{name}: the scenario has no prefill pool; choose 'prefill=pool', or add the axis 'prefill'"
             )
     pipelines = axes.get("pipeline") or ()
-    return tuple(_axis(scenario, str(name), values, config_dir, pipelines) for name, values in axes.items())
+    out = tuple(_axis(scenario, str(name), values, config_dir, pipelines) for name, values in axes.items())
+    places: dict[str, str] = {}
+    for axis in out:
+        place = section_of(axis.name) or axis.name
+        if place in places:
+            raise ConfigError(f"{axis.name}: is the axis {places[place]} again; give one of them")
+        places[place] = axis.name
+    return out
 
 
 def _axis(
@@ -92,11 +85,13 @@ def _axis(
     items = [v.item() if getattr(v, "ndim", None) == 0 else v for v in values]
     if not items:
         raise ConfigError(f"{name}: the list of values is empty")
-    if name in GROUPS:
-        if name.split("@")[0] == "hardware":
+    if section_of(name) is not None:
+        if folder_of(name) == "hardware":
             items = [SHORT_NAMES.get(str(item), item) for item in items]
         for item in items:
             option_mapping(name, str(item), config_dir)
+        if name not in GROUPS:
+            _check_client(scenario, name, pipelines, config_dir)
         out = Axis(name=name, values=tuple(map(str, items)), units="", numeric=False, group=True)
     else:
         out = _path_axis(scenario, name, items, config_dir, pipelines)
@@ -112,6 +107,11 @@ def _axis(
 def _path_axis(
     scenario: Scenario, name: str, items: list[Any], config_dir: str | Path | None, pipelines: Iterable[Any]
 ) -> Axis:
+    if name.rpartition("@")[2].startswith(CLIENTS) and ("@" in name or name.count(".") == 2):
+        place = CLIENTS + name.rpartition("@")[2].split(".")[2]
+        raise ConfigError(
+            f"{name}: no axis; the groups inside a client are {', '.join(INSIDE)}, such as {place}.hardware"
+        )
     top = name.split(".")[0]
     known = {f.name for f in dataclasses.fields(Scenario)} - {"config"}
     if top not in known:
@@ -142,6 +142,26 @@ def _path_axis(
     numeric = "dimension" in field.metadata and all(v is not None for v in parsed)
     units = (DIMENSIONS[field.metadata["dimension"]][0] or "1") if "dimension" in field.metadata else ""
     return Axis(name=name, values=tuple(parsed), units=units, numeric=numeric, group=False)
+
+
+def _check_client(
+    scenario: Scenario, name: str, pipelines: Iterable[Any], config_dir: str | Path | None
+) -> None:
+    """Raises ConfigError if no pipeline of the sweep has the client whose section is the axis `name`."""
+    section = str(section_of(name))
+    client, key = section.removeprefix(CLIENTS).split(".")
+    if client == "engine":
+        raise ConfigError(f"{name}: `engine` is the scenario's own pool; its axis is {key}")
+    written = [option_mapping("pipeline", str(o), config_dir).get("clients") or {} for o in pipelines]
+    there = list(dict.fromkeys(c for p in written or [scenario.pipeline.clients] for c in p if c != "engine"))
+    if not there:
+        raise ConfigError(
+            f"{name}: the pipeline '{scenario.pipeline.name}' has no clients; choose another, such as 'pipeline=rag'"
+        )
+    if client not in there:
+        raise ConfigError(
+            f"{name}: no client '{client}'{nearest(client, there)}; there are: {', '.join(there)}"
+        )
 
 
 def _check_pipeline_path(
@@ -190,6 +210,10 @@ def _field(path: str) -> tuple[Any, Any]:
     """The schema's field at a dotted path and its type; (None, None) inside free-form sections."""
     node: Any = Scenario
     field, hint = None, None
+    if path.startswith(CLIENTS):
+        from mist_jax.pipelines.clients import ClientSpec
+
+        node, path = ClientSpec, path.removeprefix(CLIENTS).partition(".")[2]
     for part in path.split("."):
         if not dataclasses.is_dataclass(node):
             return None, None
@@ -200,78 +224,3 @@ def _field(path: str) -> tuple[Any, Any]:
         options = [a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)]
         node = options[0] if options else hint
     return field, hint
-
-
-def options_of(group: str, config_dir: str | Path | None = None) -> list[str]:
-    """Names of a group's options, a person's own `config_dir` included."""
-    folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
-    name = group.split("@")[0]
-    return sorted({p.stem for f in folders for p in (f / name).glob("*.yaml")})
-
-
-@lru_cache(maxsize=256)
-def brought_by(group: str, option: str, config_dir: str | None = None) -> tuple[tuple[str, str], ...]:
-    """Options of other groups that an option's file chooses (`override /workload: agentic`): (group, option) each.
-
-    Raises:
-        ConfigError: a group that no axis can be.
-    """
-    import yaml
-
-    path = _option_file(group, option, config_dir)
-    out = []
-    for entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", ()):
-        for key, chosen in entry.items() if isinstance(entry, dict) else ():
-            kind, _, name = key.rpartition(" ")
-            if kind == "override":
-                if name.lstrip("/") not in GROUPS:
-                    raise ConfigError(
-                        f"{group}: '{option}' chooses {name}; a sweep knows {', '.join(GROUPS)}"
-                    )
-                out.append((name.lstrip("/"), str(chosen)))
-    return tuple(out)
-
-
-def _option_file(group: str, option: str, config_dir: str | None) -> Path:
-    folder = group.split("@")[0]
-    files = [
-        Path(f) / folder / f"{option}.yaml" for f in ([config_dir] if config_dir else []) + [str(conf_dir())]
-    ]
-    path = next((f for f in files if f.is_file()), None)
-    if path is None:
-        names = options_of(group, config_dir)
-        raise ConfigError(f"{group}: got '{option}'{nearest(option, names)}; allowed: {', '.join(names)}")
-    return path
-
-
-def option_mapping(group: str, option: str, config_dir: str | Path | None = None) -> Any:
-    """The section that choosing `group=option` gives (a plain dict; None for `prefill=none`).
-
-    Files without defaults lists, packages and interpolations are read directly, which is what Hydra would do with
-    them at a fiftieth of the time; others are composed.
-
-    Raises:
-        ConfigError: no such option, with the nearest name.
-    """
-    return copy.deepcopy(_option(group, option, str(config_dir) if config_dir else None))
-
-
-@lru_cache(maxsize=4096)
-def _option(group: str, option: str, config_dir: str | None) -> Any:
-    from omegaconf import OmegaConf
-
-    folder = group.split("@")[0]
-    path = _option_file(group, option, config_dir)
-    text = path.read_text(encoding="utf-8")
-    if any(mark in text for mark in ("defaults:", "@package", "${")):
-        overrides = [f"{group}={option}"]
-        if "@prefill." in group:
-            overrides.insert(0, "prefill=pool")
-        mapping: Any = compose_mapping(overrides, config_dir)
-        for part in GROUPS[group].split("."):
-            mapping = mapping[part]
-        return mapping
-    mapping = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
-    if folder in ("hardware", "model"):
-        mapping = name_groups({folder: mapping}, choices={folder: option})[folder]  # type: ignore[dict-item]
-    return mapping

@@ -21,7 +21,8 @@ import numpy as np
 from mist_jax import build, schema
 from mist_jax.compose import set_path
 from mist_jax.errors import ConfigError, Status
-from mist_jax.explore.axes import GROUPS, Axis, brought_by, option_mapping, set_pipeline_path
+from mist_jax.explore.axes import Axis, set_pipeline_path
+from mist_jax.explore.groups import GROUPS, brought_by, option_mapping, section_of
 from mist_jax.pytree import pytree
 from mist_jax.schema import Scenario
 from mist_jax.system.deployment import System, Transfer, Workload
@@ -352,7 +353,7 @@ class Sections:
 
     def __init__(self, scenario: Scenario, axes: tuple[Axis, ...], config_dir: str | Path | None) -> None:
         self.base, self.axes, self.config_dir = scenario, axes, config_dir
-        self.tops = [GROUPS[a.name].split(".")[0] if a.group else a.name.split(".")[0] for a in axes]
+        self.tops = [(section_of(a.name) or a.name).split(".")[0] for a in axes]
         self.pipeline = next((i for i, a in enumerate(axes) if a.name == "pipeline"), None)
         #: what each option of the pipeline brings along, where no axis says otherwise: [(group, option)]
         self.brought: list[list[tuple[str, str]]] = []
@@ -363,7 +364,7 @@ class Sections:
                 self.brought.append([(g, o) for g, o in found if g not in named])
         self.further = {GROUPS[g].split(".")[0] for found in self.brought for g, _ in found}
         # a whole section first, then the options inside it, then its numbers
-        self.order = sorted(range(len(axes)), key=lambda i: (not axes[i].group, axes[i].name.count("@"), i))
+        self.order = sorted(range(len(axes)), key=lambda i: (not axes[i].group, axes[i].name.count("."), i))
         self.hints = typing.get_type_hints(Scenario)
         self.parsed: dict[tuple[Any, ...], Any] = {}
         self.models: dict[tuple[Any, ...], Any] = {}
@@ -382,13 +383,14 @@ class Sections:
         groups += [
             (self.axes[i].name, self.axes[i].values[index[i]]) for i in self.order if self.axes[i].group
         ]
-        for name, value in sorted(groups, key=lambda g: g[0].count("@")):
-            if GROUPS[name].split(".")[0] == top:
-                set_path(mapping, GROUPS[name], option_mapping(name, value, self.config_dir))
+        write = set_pipeline_path if top == "pipeline" else set_path
+        for name, value in sorted(groups, key=lambda g: g[0].count(".")):
+            section = str(section_of(name))
+            if section.split(".")[0] == top:
+                write(mapping, section, option_mapping(name, value, self.config_dir))
         for i in self.order:
             axis = self.axes[i]
             if self.tops[i] == top and not axis.group:
-                write = set_pipeline_path if top == "pipeline" else set_path
                 write(mapping, axis.name, axis.values[index[i]])
         return schema._value(mapping[top], self.hints[top], {}, top)
 

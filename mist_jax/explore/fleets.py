@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from mist_jax.compose import with_overrides
-from mist_jax.explore.axes import GROUPS, option_mapping
+from mist_jax.explore.groups import GROUPS, option_mapping
 from mist_jax.explore.sweep import sweep
 from mist_jax.schema import Scenario
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from mist_jax.compose import require_scenario, with_overrides
 from mist_jax.errors import ConfigError, Status, nearest
-from mist_jax.explore.axes import GROUPS, option_mapping, parse_axes
+from mist_jax.explore.axes import parse_axes
 from mist_jax.explore.deployments import SLOTS, Structure, is_direct
+from mist_jax.explore.groups import GROUPS, option_mapping
 from mist_jax.schema import Scenario
 
 #: Variables that are whole numbers.

@@ -18,7 +18,8 @@ import xarray as xr
 from mist_jax import calibrations
 from mist_jax.compose import set_path
 from mist_jax.errors import ConfigError, Status
-from mist_jax.explore.axes import GROUPS, Axis, option_mapping
+from mist_jax.explore.axes import Axis
+from mist_jax.explore.groups import GROUPS, option_mapping
 from mist_jax.intervals import LEVEL, WAITING_SHARE, label_of
 from mist_jax.schema import Scenario, parse_scenario
 

@@ -76,9 +76,11 @@ class StageTimes:
 class Batch:
     """Points of pipelines alike in structure, ready to be evaluated at any rates."""
 
-    def __init__(self, members: Sequence[Member], load: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Member], load: Mapping[str, Any] | None = None, dtype: Any = np.float64
+    ) -> None:
         """`members`: that of every point; the same object where it is the same. `load`: of `LOAD`, [points] each,
-        instead of the members' own."""
+        instead of the members' own. `dtype`: that the programs of LLM pools run in."""
         self.members = list(members)
         first = members[0].pipeline
         self.pipeline, self.nodes, self.shape = first, first.nodes, shape_of(first)
@@ -94,7 +96,7 @@ class Batch:
             )
             for name in LOAD
         }
-        self.pools = {name: Pools([m.pools[name] for m in members]) for name in members[0].pools}
+        self.pools = {name: Pools([m.pools[name] for m in members], dtype) for name in members[0].pools}
         self.probability = self.of_nodes(lambda n: n.spec.probability)
         self.limit = self.of_nodes(lambda n: n.spec.max_batch)
         self.window = self.of_nodes(lambda n: n.spec.window)

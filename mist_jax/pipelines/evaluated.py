@@ -10,9 +10,9 @@ from mist_jax.errors import Status
 from mist_jax.physics.demand import RESOURCES
 from mist_jax.pipelines.batch import StageTimes
 from mist_jax.pipelines.dag import critical_path, parse_pipeline
+from mist_jax.pipelines.elasticities import CLIENT_VARIABLES, elasticities
 from mist_jax.pipelines.figures import REQUEST_VARIABLES, STAGE_VARIABLES, figures_of
-from mist_jax.pipelines.llm import mix_of, whole
-from mist_jax.pipelines.sharing import slopes
+from mist_jax.pipelines.llm import whole
 from mist_jax.pipelines.steady import Model, bounding_resource, require_stable
 from mist_jax.schema import Scenario
 
@@ -35,62 +35,13 @@ def evaluate_pipeline(scenario: Scenario) -> xr.Dataset:
         model = Model(scenario, pipeline)
         times, load = model.batch.solve()
         require_stable(model, times.point(0))
-        weights = np.where(critical_path(pipeline, times.finish), model.batch.probability, 0.0)
-        slope = _machine_slopes(model, times, weights)
-        llm = _llm_elasticities(model, times, weights)
+        found = {"elasticity": elasticities(model.batch, times), "utilization": times.shared["utilization"]}
         values = {name: np.asarray(v)[0] for name, v in figures_of(model.batch, times, load).items()}
-    return _dataset(model, times, values, slope, llm)
-
-
-def _machine_slopes(model: Model, times: StageTimes, weights: Array) -> Array:
-    """d E2E / d ln(rate) of the machines' resources, [clients, RESOURCES], services and transfers."""
-    own = np.array([n.type in ("service", "transfer") for n in model.nodes])
-    one = times.point(0)
-
-    def weight(shared: Array) -> Array:
-        # a queue's waits have the elasticity of the shared times
-        scale = np.where(own & (shared > 0), one.seconds / np.where(shared > 0, shared, 1.0), 0.0)
-        return weights[0] * scale
-
-    batch = model.batch
-    return slopes(batch.machine_rate[0], batch.interference[0], batch.jobs, one.asked, one.arrivals, weight)
-
-
-#: Field of `Hardware` → resource of the demand's axis; what an LLM's iteration depends on.
-_LLM_FIELDS = {
-    "peak_flops": "accelerator",
-    "memory_bandwidth": "device_memory",
-    "scale_up_bandwidth": "scale_up",
-    "scale_out_bandwidth": "network",
-}
-
-
-def _llm_elasticities(model: Model, times: StageTimes, weights: Array) -> dict[str, dict[str, float]]:
-    """d E2E / d ln(resource) of each LLM pool, seconds; the pool's mix and rate stay as they are.
-
-    Central differences of the pool's own compiled program over +-1 %, so that nothing further is compiled;
-    tests compare them with the derivative. For two pools the decode pool's resources.
-    """
-    out: dict[str, dict[str, float]] = {}
-    for name, (own, calls) in times.calls.items():
-        weight = (weights[:, own] * times.asked.call.probability[:, own] * calls.rounds)[0]
-        steps = (np.maximum(calls.longest - 1.0, 0.0) / calls.gain)[0]
-        # two rows a resource: a per cent more of it, and one less
-        size = 2 * len(_LLM_FIELDS)
-        scale = {}
-        for k, field in enumerate(_LLM_FIELDS):
-            factor = np.ones(size)
-            factor[2 * k : 2 * k + 2] = 1.01, 0.99
-            scale[field] = factor * times.left[name].get(field, 1.0)
-        state = whole(model.batch.pools[name].run("open", mix_of(calls), scale=scale, at=np.zeros(size, int)))
-        total = weight.sum() * state.ttft + (weight * steps).sum() * state.tpot
-        slopes = (total[0::2] - total[1::2]) / np.log(1.01 / 0.99)
-        out[name] = dict(zip(_LLM_FIELDS.values(), slopes.tolist(), strict=True))
-    return out
+    return _dataset(model, times, values, {name: v[0] for name, v in found.items()})
 
 
 def _dataset(
-    model: Model, times: StageTimes, values: dict[str, Array], slope: Array, llm: dict[str, dict[str, float]]
+    model: Model, times: StageTimes, values: dict[str, Array], by_client: dict[str, Array]
 ) -> xr.Dataset:
     from mist_jax.evaluate import describe
     from mist_jax.evaluate_disaggregated import describe_prefill
@@ -125,20 +76,8 @@ def _dataset(
     ds.attrs.update(describe(pool.scenario))
     if pool.prefill is not None:
         describe_prefill(ds, pool.scenario)
-    table = slope.copy()
-    for name, resources in llm.items():
-        for resource, seconds in resources.items():
-            table[model.names.index(name), RESOURCES.index(resource)] += seconds
-    ds["elasticity"] = (
-        ("client", "resource"),
-        table / float(values["e2e_s"]),
-        {"units": "1", "long_name": "d ln(end-to-end latency) / d ln(resource) at the same rate of requests"},
-    )
-    ds["utilization"] = (
-        ("client", "resource"),
-        times.shared["utilization"][0],
-        {"units": "1", "long_name": "busy share by services and transfers"},
-    )
+    for name, (units, text) in CLIENT_VARIABLES.items():
+        ds[name] = (("client", "resource"), by_client[name], {"units": units, "long_name": text})
     path = np.flatnonzero(critical_path(pipeline, times.finish)[0]).tolist()
     _describe(ds, model, times.point(0), path)
     return ds

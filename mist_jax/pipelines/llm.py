@@ -34,8 +34,8 @@ from mist_jax.pytree import replace
 from mist_jax.schema import Scenario
 from mist_jax.system.deployment import System
 
-#: A rate so low that nobody meets anybody.
-_IDLE = 1e-9
+#: A rate so low that nobody meets anybody, and the least one that programs are given: single precision knows it.
+_IDLE, _LEAST_RATE = 1e-9, 1e-30
 #: Least share of a chip that services leave to iterations; a service that asks for more cannot keep up by itself.
 _LEAST = 0.01
 #: Resource of a machine → field of `Hardware` that services take away from the iterations.
@@ -138,8 +138,9 @@ class Pool:
 class Pools:
     """The pool of one client at many points, alike in structure; evaluates mixes through compiled programs."""
 
-    def __init__(self, pools: Sequence[Pool]) -> None:
-        """`pools`: that of every point; the same object where it is the same."""
+    def __init__(self, pools: Sequence[Pool], dtype: Any = np.float64) -> None:
+        """`pools`: that of every point; the same object where it is the same. `dtype`: that programs run in."""
+        self.dtype = np.dtype(dtype)
         numbers: dict[int, int] = {}
         self.pools = list({id(p): p for p in pools}.values())
         for pool in self.pools:
@@ -174,20 +175,22 @@ class Pools:
         concurrency: Any = 1.0,
         scale: Mapping[str, np.ndarray] | None = None,
         at: np.ndarray | None = None,
+        dtype: Any = None,
     ) -> Any:
         """`SteadyState`, or `Disaggregated` for two pools, of the mixes; leading axis [rows].
 
         Args:
             kind: open or closed. mix: arrays [rows]. concurrency: [rows] sequences that a closed loop holds.
             scale: field of `Hardware` → [rows] factor on it (of the decode pool). at: [rows] points, default all.
+            dtype: that the program runs in; default: the pools'.
         """
         point = np.arange(len(self.index)) if at is None else at
         count = len(point)
         fields = {
             name: np.broadcast_to(np.asarray(value, np.float64), (count,))
             for name, value in (
-                ("isl", mix.isl), ("osl", 1.0 + np.asarray(mix.steps)), ("osl_cv", mix.osl_cv), ("rate", mix.rate),
-                ("concurrency", concurrency),
+                ("isl", mix.isl), ("osl", 1.0 + np.asarray(mix.steps)), ("osl_cv", mix.osl_cv),
+                ("rate", np.maximum(mix.rate, _LEAST_RATE)), ("concurrency", concurrency),
             )
         }  # fmt: skip
         hit = np.broadcast_to(np.asarray(mix.hit, np.float64), (count,))
@@ -206,7 +209,7 @@ class Pools:
                 others[0] = _with_hit(others[0], hit[row])
             return decode, *others
 
-        return _steady(kind, self.prefill)(count, arguments)
+        return _steady(kind, self.prefill)(count, arguments, dtype=dtype or self.dtype)
 
     def alone(self, new: np.ndarray, past: np.ndarray) -> np.ndarray:
         """TTFT of such prompts on an idle pool, s; new, past and result [points] or [points, prompts]."""
@@ -239,7 +242,7 @@ class Pools:
         """Prefill alone against prompt tokens, for load-or-recompute and overlap: (tokens, seconds) [points, grid]."""
         missing = [k for k, p in enumerate(self.pools) if p.known_grid is None]
         if missing:
-            own = Pools([self.pools[k] for k in missing])
+            own = Pools([self.pools[k] for k in missing], self.dtype)
             tokens = np.stack([_grid(p, points) for p in own.pools])
             alone = own.alone(tokens, np.zeros_like(tokens))
             for p, t, s in zip(own.pools, tokens, alone, strict=True):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mist_jax.physics.demand import RESOURCES, Demand, Machine, steady_together
-from mist_jax.pipelines.points import OverPoints
+from mist_jax.pipelines.points import OverPoints, rows
 from mist_jax.pipelines.walk import PHASES
 from mist_jax.programs import compiled
 
@@ -56,8 +56,9 @@ def _all(
 
 
 @lru_cache(maxsize=1)
-def _sloped() -> Any:
-    return compiled(jax.value_and_grad(_all, has_aux=True))
+def _sloped() -> OverPoints:
+    one = jax.value_and_grad(_all, has_aux=True)
+    return OverPoints(compiled(one), compiled(jax.vmap(one)))
 
 
 @lru_cache(maxsize=1)
@@ -128,29 +129,33 @@ def slopes(
     rate: np.ndarray, interference: np.ndarray, jobs: list[list[int]], asked: Any, arrivals: np.ndarray,
     weight: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:  # fmt: skip
-    """d (sum weights * seconds) / d ln(rate) of one pipeline's machines, [machines, RESOURCES].
+    """d (sum weights * seconds) / d ln(rate) of pipelines' machines, [points, machines, RESOURCES].
 
     Args:
-        rate, interference: [machines, RESOURCES]. asked, arrivals: [nodes, ...].
-        weight: mean seconds of the nodes [nodes] → their weights.
+        rate, interference: [points, machines, RESOURCES]. asked, arrivals: [points, nodes, ...].
+        weight: mean seconds of the nodes [points, nodes] → their weights.
     """
-    clients, width = rate.shape
+    points, clients, width = rate.shape
     m = -(-max(clients, 1) // MACHINES) * MACHINES
     k = -(-max(max((len(j) for j in jobs), default=1), 1) // CLASSES) * CLASSES
-    amount, cap = np.zeros((m, k, PHASES, width)), np.full((m, k, PHASES, width), np.inf)
-    fixed, come, weigh = np.zeros((m, k, PHASES)), np.zeros((m, k)), np.zeros((m, k))
-    speed, kappa = np.ones((m, width)), np.zeros((m, width))
-    speed[:clients], kappa[:clients] = rate, interference
+    amount, cap = np.zeros((points, m, k, PHASES, width)), np.full((points, m, k, PHASES, width), np.inf)
+    fixed, come, weigh = np.zeros((points, m, k, PHASES)), np.zeros((points, m, k)), np.zeros((points, m, k))
+    speed, kappa = np.ones((points, m, width)), np.zeros((points, m, width))
+    speed[:, :clients], kappa[:, :clients] = rate, interference
     places = [(i, j, node) for i, own in enumerate(jobs) for j, node in enumerate(own)]
     for i, j, node in places:
-        amount[i, j], cap[i, j], fixed[i, j] = asked.amount[node], asked.cap[node], asked.fixed_s[node]
-        come[i, j] = arrivals[node]
-    (_, out), _ = _sloped()(speed, weigh, amount, cap, fixed, come, kappa)
-    seconds = np.zeros(len(arrivals))
+        amount[:, i, j], cap[:, i, j] = asked.amount[:, node], asked.cap[:, node]
+        fixed[:, i, j], come[:, i, j] = asked.fixed_s[:, node], arrivals[:, node]
+
+    def solved() -> Any:
+        return _sloped()(points, lambda at: rows((speed, weigh, amount, cap, fixed, come, kappa), at))
+
+    (_, out), _ = solved()
+    seconds = np.zeros(arrivals.shape)
     for i, j, node in places:
-        seconds[node] = out["seconds"][i, j]
+        seconds[:, node] = out["seconds"][:, i, j]
     weights = weight(seconds)
     for i, j, node in places:
-        weigh[i, j] = weights[node]
-    _, slope = _sloped()(speed, weigh, amount, cap, fixed, come, kappa)
-    return (np.asarray(slope) * speed)[:clients]
+        weigh[:, i, j] = weights[:, node]
+    _, slope = solved()
+    return (slope * speed)[:, :clients]

@@ -113,11 +113,13 @@ def _best(scenario: Scenario, ds: xr.Dataset, points: xr.Dataset) -> str:
 def variants(scenario: Scenario, ds: xr.Dataset) -> list[Scenario]:
     """The first option of every axis that is a group of the catalogue, and one scenario with each further option."""
     from mist_jax.compose import set_path
-    from mist_jax.explore.axes import GROUPS, option_mapping
+    from mist_jax.explore.axes import set_pipeline_path
+    from mist_jax.explore.groups import folder_of, option_mapping, section_of
 
-    options = {
-        str(d): [str(v) for v in ds[d].values] for d in ds["tpot_s"].dims if str(d).split("@")[0] in CATALOGUE
-    }
+    groups = [str(d) for d in ds["tpot_s"].dims if folder_of(str(d)) in CATALOGUE]
+    if "pipeline" in ds["tpot_s"].dims:  # the scenario's own pipeline may not have such a client
+        groups = [d for d in groups if ".clients." not in d]
+    options = {d: [str(v) for v in ds[d].values] for d in groups}
     # a pool to set the chips of, where there is one
     chosen = {axis: max(names, key=lambda n: n != "none") for axis, names in options.items()}
     choices = [chosen, *(chosen | {axis: name} for axis, names in options.items() for name in names)]
@@ -125,8 +127,9 @@ def variants(scenario: Scenario, ds: xr.Dataset) -> list[Scenario]:
     for choice in choices:
         mapping = copy.deepcopy(scenario.config)
         try:
-            for axis in sorted(choice, key=lambda a: "." in GROUPS[a]):
-                set_path(mapping, GROUPS[axis], option_mapping(axis, choice[axis]))
+            for axis in sorted(choice, key=lambda a: a.count(".")):
+                write = set_pipeline_path if ".clients." in axis else set_path
+                write(mapping, str(section_of(axis)), option_mapping(axis, choice[axis]))
             out.append(parse_scenario(mapping))
         except ConfigError:  # an option from a folder of one's own, or chips of a pool that is not there
             continue

@@ -68,9 +68,9 @@ def print_sweep(ds: xr.Dataset, to: Console | None = None) -> None:
         out.print(Text(text, style="bold"))
     axes = [str(d) for d in ds.dims if ds.sizes[d] > 1 and str(d) in points.coords]
     table = _table()
-    for axis in axes:
+    for axis, head in zip(axes, heads(axes), strict=True):
         words = points[axis].dtype.kind in "UOT"
-        table.add_column(q.words(axis.rsplit(".", 1)[-1]), justify="left" if words else "right")
+        table.add_column(head, justify="left" if words else "right")
     names = [n for n in COLUMNS if n in points]
     for name in names:
         table.add_column(COLUMNS[name], justify="right")
@@ -82,15 +82,22 @@ def print_sweep(ds: xr.Dataset, to: Console | None = None) -> None:
     print_table(out, table, drop=LESS_NEEDED)
 
 
+def heads(axes: list[str]) -> list[str]:
+    """What stands above the axes: the last word of each path, and the one before it where two would read the same."""
+    parts = [axis.rpartition("@")[2].split(".") for axis in axes]
+    last = [p[-1] for p in parts]
+    return [" ".join(map(q.words, p[-2:] if last.count(p[-1]) > 1 else p[-1:])) for p in parts]
+
+
 def print_front(front: xr.Dataset, objectives: list[str], to: Console | None = None) -> None:
     """Print points spread along a front of designs (`search_front`): the objectives, and what was varied."""
     points = spread(front[objectives[0]].values, front[objectives[1]].values, ROWS)
     # figures have units, what was varied has none
     varied = [str(n) for n in front.data_vars if "units" not in front[n].attrs]
     table = _table()
-    for name in varied:
+    for name, head in zip(varied, heads(varied), strict=True):
         words = front[name].dtype.kind in "UOT"
-        table.add_column(q.words(name.rsplit(".", 1)[-1]), justify="left" if words else "right")
+        table.add_column(head, justify="left" if words else "right")
     for name in objectives:
         table.add_column(q.title(name), justify="right")
     for i in points:
