@@ -48,6 +48,17 @@ def test_the_front_of_a_grid_is_reached(scenario: mist.Scenario) -> None:
                                       *(f"{k}={v}" for k, v in changes.items())]))  # fmt: skip
     for name in OBJECTIVES:
         np.testing.assert_allclose(float(single[name]), float(at[name]), rtol=1e-6)
+    # what its picture and its report are made of
+    assert front.sizes["evaluation"] == front.attrs["evaluations"]
+    assert float(front.hypervolume[-1]) == pytest.approx(front.attrs["hypervolume"], rel=1e-12)
+    feasible = np.isfinite(front.evaluated_tpot_s.values)
+    assert front.evaluated_tpot_s.values[feasible].min() == pytest.approx(tpot.min(), rel=1e-12)
+    assert front["workload.rate"].attrs == {"units": "1/s", "low": 0.5, "high": 60.0}
+    assert front.hardware.attrs["options"] == "h100_sxm, l40s"
+    assert front.ttft_s.attrs["upper_limit"] == pytest.approx(1.0)
+    # `evaluate` names the same resource
+    assert front.bottleneck.values[0] == "device_memory"
+    assert single.attrs["bottleneck"].removeprefix("engine: ") == at.bottleneck.item()
     # as much as a grid of 9,000 points
     grid = mist.sweep(
         scenario,

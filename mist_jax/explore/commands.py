@@ -117,15 +117,13 @@ def run_search(mapping: dict[str, Any], out: Path) -> Any:
 
 def _run_front(scenario: Any, section: dict[str, Any], mapping: dict[str, Any], out: Path) -> Any:
     """mode=search with several objectives: their Pareto front."""
-    if mapping.get("report"):
-        raise ConfigError("report: there is none of a front of designs; its points are in result.nc")
     if section.get("requests"):
         raise ConfigError(
             "search.requests: a front of designs is not played; give one objective, or requests=0"
         )
     start_jax()
     from mist_jax.explore.evolution import search_front
-    from mist_jax.report.sweep_tables import print_front
+    from mist_jax.report.sweep_tables import print_front, save_front
 
     objectives = [str(name) for name in section["objective"]]
     kept = ("variables", "constraints", "choices", "evaluations")
@@ -133,6 +131,9 @@ def _run_front(scenario: Any, section: dict[str, Any], mapping: dict[str, Any], 
         scenario, objectives, **{"variables": {}, **{k: section[k] for k in kept if k in section}}
     )
     write(front, out, mapping)
+    if wants_plots(mapping):
+        save_front(front, out)
+    write_report_if_asked(scenario, front, out, mapping)
     print_front(front, objectives)
     count, tried = front.sizes["point"], front.attrs["evaluations"]
     print(f"{count} designs on the front after {tried} evaluations\nwritten to {out}")

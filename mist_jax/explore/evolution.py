@@ -15,8 +15,9 @@ import xarray as xr
 
 from mist_jax.errors import ConfigError, Status
 from mist_jax.explore import gradient
-from mist_jax.explore.pareto import pareto
-from mist_jax.explore.problem import LESS, LOST, SLACK, Problem
+from mist_jax.explore.bottleneck import bottlenecks
+from mist_jax.explore.pareto import direction, pareto
+from mist_jax.explore.problem import LOST, SLACK, Problem
 from mist_jax.schema import Scenario
 from mist_jax.variables import VARIABLES
 
@@ -47,8 +48,11 @@ def search_front(
         seed: of the evolution.
 
     Returns:
-        As `pareto`: along `point`, all figures and, by their dotted paths, the variables and choices of each design;
-        the attributes `hypervolume` (of the box of all feasible designs evaluated) and `evaluations`.
+        As `pareto`: along `point`, all figures; its coordinates are the variables and choices of each design, by their
+        dotted paths, with their bounds (`low`, `high`, SI) or `options`. Figures that have a limit carry it as
+        `upper_limit` or `lower_limit`; `bottleneck(point)` is that of `bottleneck.bottlenecks`. Along `evaluation`,
+        `evaluated_<objective>` of every design (NaN: it misses a limit) and the `hypervolume` so far. The attributes
+        `hypervolume` (of the box of all feasible designs evaluated), `objectives` and `evaluations`.
 
     Raises:
         ConfigError: pymoo is not installed; as `search`; no feasible design.
@@ -70,7 +74,7 @@ def search_front(
         problem.figure(name, "objectives")
     with jax.enable_x64(True):
         seen = _evolve(problem, objectives, evaluations, seed)
-    return _front(problem, objectives, seen)
+        return _front(problem, objectives, seen)
 
 
 def _evolve(
@@ -90,7 +94,7 @@ def _evolve(
     usable = np.flatnonzero(problem.structure.kind == 0)
     n = len(problem.paths)
     where = [problem.figure(name, "objectives") for name in objectives]
-    sign = np.where([name in LESS for name in objectives], 1.0, -1.0)
+    sign = direction(objectives)
     seen: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
 
     class Space(Pymoo):
@@ -138,19 +142,73 @@ def _front(
         )
     _, first = np.unique(np.column_stack([x, choice]), axis=0, return_index=True)
     first = np.sort(first[good[first]])
-    designs = [problem.described(x[i], int(choice[i])) for i in first]
-    units = {**VARIABLES, **gradient.DESIGN}
     ds = xr.Dataset(
-        {
-            name: (
-                "point",
-                y[first, k],
-                dict(zip(("units", "long_name"), units.get(name, ("1", name)), strict=True)),
-            )
-            for k, name in enumerate(problem.names)
-        }
-        | {"status": ("point", np.zeros(len(first), np.int8))}
-        | {path: ("point", np.array([d[path] for d in designs])) for path in designs[0]}
+        {name: ("point", y[first, k], _attributes(problem, name)) for k, name in enumerate(problem.names)}
+        | {"status": ("point", np.zeros(len(first), np.int8))},
+        coords={"point": first},
     )
-    front = pareto(ds.assign_coords(point=np.arange(len(first))), objectives)
-    return front.drop_vars(["status", "point"]).assign_attrs(evaluations=problem.evaluations)
+    front = pareto(ds, objectives)
+    at = front["point"].values
+    designs = [problem.described(x[i], int(choice[i])) for i in at]
+    front["bottleneck"] = (
+        "point",
+        bottlenecks(problem, x[at], choice[at]),
+        {"units": "", "long_name": "bottleneck"},
+    )
+    values = y[:, [problem.names.index(name) for name in objectives]]
+    for name, column in zip(objectives, values.T, strict=True):
+        told = _attributes(problem, name) | {"long_name": f"{name} of every design; NaN: it misses a limit"}
+        front[f"evaluated_{name}"] = ("evaluation", np.where(good, column, np.nan), told)
+    ends = np.cumsum([len(part[0]) for part in seen])
+    front["hypervolume"] = ("evaluation", _hypervolumes(values * direction(objectives), good, ends), {
+        "units": "1", "long_name": "hypervolume of the front so far", "sense": "max",
+    })  # fmt: skip
+    front = front.drop_vars(["status", "point"]).assign_coords(
+        {path: ("point", np.array([d[path] for d in designs]), _bounds(problem, path)) for path in designs[0]}
+        | {"evaluation": np.arange(1, len(good) + 1)}
+    )
+    return front.assign_attrs(evaluations=problem.evaluations)
+
+
+def _attributes(problem: Problem, name: str) -> dict[str, Any]:
+    """Units, long name and limits of a figure."""
+    units, long_name = {**VARIABLES, **gradient.DESIGN}.get(name, ("1", name))
+    out: dict[str, Any] = {"units": units, "long_name": long_name}
+    k = problem.names.index(name)
+    for i, (key, ends) in enumerate({"upper_limit": problem.upper, "lower_limit": problem.lower}.items()):
+        if problem.judged[i, k]:
+            out[key] = float(np.exp(ends[k]))
+    return out
+
+
+def _bounds(problem: Problem, path: str) -> dict[str, Any]:
+    """Units of a variable, and its bounds if it leads those that move together; the options of a choice."""
+    for axis in problem.choice_axes:
+        if axis.name == path:
+            return {"options": ", ".join(map(str, axis.values))} | (
+                {"units": axis.units} if axis.units else {}
+            )
+    for tied, units, (low, high) in zip(problem.paths, problem.units, problem.bounds, strict=True):
+        names = [name.strip() for name in tied.split(",")]
+        if path in names:
+            return {"units": units} | ({"low": float(low), "high": float(high)} if path == names[0] else {})
+    return {}
+
+
+def _hypervolumes(values: np.ndarray, good: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Hypervolume after each design [n] of the generations that are complete by then; `values`: less is better.
+
+    Of the box of all feasible designs, as `pareto` has it; NaN before the first feasible design.
+    """
+    import moocore
+
+    low, high = values[good].min(axis=0), values[good].max(axis=0)
+    unit = (values - low) / np.where(high > low, high - low, 1.0)
+    out, front, start = np.full(len(good), np.nan), np.empty((0, values.shape[1])), 0
+    for end in ends:
+        front = np.concatenate([front, unit[start:end][good[start:end]]])
+        if len(front):
+            front = front[np.asarray(moocore.is_nondominated(front))]
+            out[end - 1 :] = moocore.hypervolume(front, ref=np.ones(values.shape[1]))
+        start = end
+    return out

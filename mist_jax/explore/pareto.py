@@ -8,7 +8,12 @@ import numpy as np
 import xarray as xr
 
 from mist_jax.errors import ConfigError, Status, nearest
-from mist_jax.explore.problem import LESS
+from mist_jax.figures import LESS
+
+
+def direction(objectives: Sequence[str]) -> np.ndarray:
+    """Factors [objectives] after which less is better of each."""
+    return np.where([name in LESS for name in objectives], 1.0, -1.0)
 
 
 def pareto(ds: xr.Dataset, objectives: Sequence[str], *, feasible: bool = True) -> xr.Dataset:
@@ -21,7 +26,8 @@ def pareto(ds: xr.Dataset, objectives: Sequence[str], *, feasible: bool = True) 
 
     Returns:
         All scalars of `ds` at these points; the axes are coordinates of `point`. The attribute `hypervolume` is the
-        share of the box between the best and the worst value of each objective that the front dominates.
+        share of the box between the best and the worst value of each objective that the front dominates; `objectives`
+        are their names, separated by spaces.
 
     Raises:
         ConfigError: an unknown variable, fewer than two objectives, or no usable point.
@@ -41,7 +47,7 @@ def pareto(ds: xr.Dataset, objectives: Sequence[str], *, feasible: bool = True) 
     at = np.flatnonzero(usable)
     if not at.size:
         raise ConfigError("pareto: no usable point with finite objectives")
-    values = values[at] * np.where([n in LESS for n in objectives], 1.0, -1.0)
+    values = values[at] * direction(objectives)
     front = np.asarray(moocore.is_nondominated(values))
     low, high = values.min(axis=0), values.max(axis=0)
     unit = (values[front] - low) / np.where(high > low, high - low, 1.0)
@@ -53,4 +59,5 @@ def pareto(ds: xr.Dataset, objectives: Sequence[str], *, feasible: bool = True) 
     data = {
         str(n): ("point", v.values.ravel()[at], v.attrs) for n, v in ds.data_vars.items() if v.dims == dims
     }
-    return xr.Dataset(data, coords=coords, attrs={**ds.attrs, "hypervolume": volume})
+    attrs = {**ds.attrs, "hypervolume": volume, "objectives": " ".join(objectives)}
+    return xr.Dataset(data, coords=coords, attrs=attrs)

@@ -12,16 +12,11 @@ from mist_jax.errors import ConfigError, Status, nearest
 from mist_jax.explore.axes import parse_axes
 from mist_jax.explore.deployments import SLOTS, Structure, is_direct
 from mist_jax.explore.groups import GROUPS, option_mapping
+from mist_jax.figures import LESS
 from mist_jax.schema import Scenario
 
 #: Variables that are whole numbers.
 WHOLE = ("max_num_batched_tokens", "max_num_seqs", "block_size", "replicas", "units", "domain", "isl", "osl")
-#: Figures of which less is better; an objective that is none of them is maximized.
-LESS = (
-    "ttft_s", "tpot_s", "e2e_s", "step_s", "waiting", "power_w", "energy_per_output_token_j",
-    "cost_per_million_output_tokens_usd", "chips", "weights_bytes", "prefill_wait_s", "transfer_s",
-    "die_area_mm2", "chip_cost_usd", "chip_power_w",
-)  # fmt: skip
 #: Relative slack within which a constraint counts as met.
 SLACK = 1e-6
 #: What a violation costs in `merit` beside the objective, and the objective of a design that does not work.
@@ -61,7 +56,7 @@ class Problem:
         self.layout = self.structure.layouts[self.kind]
         self.table = self.structure.columns[self.kind]
         self.names = gradient.names_of(self.kind)
-        self.paths, self.whole = list(variables), []
+        self.paths, self.whole, self.units = list(variables), [], []
         if not 1 <= len(self.paths) <= gradient.MAX_VARIABLES:
             raise ConfigError(
                 f"variables: got {len(self.paths)}; a search takes 1 to {gradient.MAX_VARIABLES}"
@@ -119,6 +114,7 @@ class Problem:
             first = value if first is None else first
             self.spread[row, k] = scale * (value / first if first else 1.0)
             self.moved[row] = True
+        self.units.append(axis.units)
         self.whole.append(tied[0].rsplit(".", 1)[-1] in WHOLE)
 
     def figure(self, name: str, what: str) -> int:

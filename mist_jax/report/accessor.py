@@ -3,6 +3,7 @@
     ds = mist_jax.sweep(scenario, {...})
     ds.mist.pareto(by="hardware")        # a matplotlib figure, shown by a notebook
     ds.mist.front()                      # the points of the front as a dataset
+    mist_jax.search_front(...).mist.pareto()  # the front of a search, dominated designs in grey
 
 Importing this module imports xarray alone; matplotlib comes with the first picture.
 """
@@ -47,8 +48,10 @@ class MistAccessor:
         return self._plot("gantt", **kwargs)
 
     def pareto(self, *args: Any, **kwargs: Any) -> Any:
-        """See `mist_jax.report.plots.plot_pareto`."""
-        return self._plot("pareto", *args, **kwargs)
+        """See `mist_jax.report.plots.plot_pareto`; of a front of designs, `mist_jax.report.plots.plot_front`."""
+        from mist_jax.report.front_points import is_front
+
+        return self._plot("front" if is_front(self._ds) else "pareto", *args, **kwargs)
 
     def load(self, *args: Any, **kwargs: Any) -> Any:
         """See `mist_jax.report.plots.plot_load`."""

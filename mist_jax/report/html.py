@@ -16,6 +16,7 @@ import xarray as xr
 
 from mist_jax.report import quantities as q
 from mist_jax.report import tables
+from mist_jax.report.front_points import is_front
 from mist_jax.report.html_parts import assumptions, bars, cards, configuration, figure, mark, page, table
 from mist_jax.schema import Scenario
 
@@ -61,7 +62,7 @@ def render(
     variants: Sequence[Scenario] | None = None,
 ) -> str:
     """The report as text; see `write_report`."""
-    from mist_jax.report import html_answers, html_pipeline, html_sweep
+    from mist_jax.report import html_answers, html_front, html_pipeline, html_sweep
 
     if not isinstance(result, xr.Dataset):
         kinds = {
@@ -73,10 +74,12 @@ def render(
     ds = result
     if "quantity" in ds.dims:
         return html_answers.comparison(scenario, ds, mapping)
+    if is_front(ds):
+        return html_front.front(scenario, ds, mapping)
     kind = kind_of(ds)
     sweep = kind == "sweep"
     if sweep and variants is None:
-        variants = html_sweep.variants(scenario, ds)
+        variants = html_sweep.variants(scenario, html_sweep.options_of(ds))
     first, second = html_sweep.headline(scenario, ds) if sweep else tables.headline(scenario, ds)
     if "pipeline" in ds.attrs:
         second = f"pipeline {ds.attrs['pipeline']}; {second}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from mist_jax.errors import ConfigError
+from mist_jax.explore.commands import flat
 from mist_jax.report import html, tables
 from mist_jax.report import quantities as q
 from mist_jax.report.html_parts import assumptions, cards, configuration, figure, mark, page, table
@@ -143,7 +144,7 @@ def search(scenario: Scenario, result: SearchResult, mapping: Mapping[str, Any] 
     question = f"<p>Which design is best in <i>{escape(objective)}</i>, starting from "
     question += f"{escape(tables.headline(scenario, xr.Dataset())[0])}?</p>"
     for name, intro in (("variables", "Varied"), ("choices", "Chosen among"), ("constraints", "Limits")):
-        items = _flat(section.get(name) or {})
+        items = flat(section.get(name) or {})
         if items:
             # limits name figures, the others keys of the configuration
             words = (_limit(k, v) if name == "constraints" else f"{k}: {v}" for k, v in items.items())
@@ -206,14 +207,6 @@ def _objective(objective: Any) -> str:
             n if w == 1 else f"1/{n}" if w == -1 else f"{n} to the power {w:g}" for n, w in powers
         )
     return q.title(str(objective)) if objective else "the objective"
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in section.items():
-        path = f"{prefix}{key}"
-        out |= _flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-    return out
 
 
 def comparison(scenario: Scenario, ds: xr.Dataset, mapping: Mapping[str, Any] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -110,16 +111,23 @@ def _best(scenario: Scenario, ds: xr.Dataset, points: xr.Dataset) -> str:
     return f"<p>{what}{means}: <b>{escape(describe_point(ds, best))}</b>.</p>{cards(found)}"
 
 
-def variants(scenario: Scenario, ds: xr.Dataset) -> list[Scenario]:
+def options_of(ds: xr.Dataset) -> dict[str, list[str]]:
+    """The axes of a sweep that are groups of the catalogue, with their options."""
+    from mist_jax.explore.groups import folder_of
+
+    groups = [str(d) for d in ds["tpot_s"].dims if folder_of(str(d)) in CATALOGUE]
+    if "pipeline" in ds["tpot_s"].dims:  # the scenario's own pipeline may not have such a client
+        groups = [d for d in groups if ".clients." not in d]
+    return {d: [str(v) for v in ds[d].values] for d in groups}
+
+
+def variants(scenario: Scenario, chosen_among: Mapping[str, Sequence[str]]) -> list[Scenario]:
     """The first option of every axis that is a group of the catalogue, and one scenario with each further option."""
     from mist_jax.compose import set_path
     from mist_jax.explore.axes import set_pipeline_path
     from mist_jax.explore.groups import folder_of, option_mapping, section_of
 
-    groups = [str(d) for d in ds["tpot_s"].dims if folder_of(str(d)) in CATALOGUE]
-    if "pipeline" in ds["tpot_s"].dims:  # the scenario's own pipeline may not have such a client
-        groups = [d for d in groups if ".clients." not in d]
-    options = {d: [str(v) for v in ds[d].values] for d in groups}
+    options = {a: names for a, names in chosen_among.items() if folder_of(a) in CATALOGUE}
     # a pool to set the chips of, where there is one
     chosen = {axis: max(names, key=lambda n: n != "none") for axis, names in options.items()}
     choices = [chosen, *(chosen | {axis: name} for axis, names in options.items() for name in names)]

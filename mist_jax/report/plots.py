@@ -1,7 +1,7 @@
 """All pictures: functions that take a dataset and return a matplotlib figure; `save` writes one.
 
-The bodies are in `plots_play` (one deployment), `plots_sweep` and `plots_load` (many), `plots_search`,
-`plots_compare` and `plots_roofline`.
+The bodies are in `plots_play` (one deployment), `plots_sweep` and `plots_load` (many), `plots_front` (a
+front of designs), `plots_search`, `plots_compare` and `plots_roofline`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from mist_jax.report import style
 from mist_jax.report.plots_compare import plot_comparison
+from mist_jax.report.plots_front import plot_front
 from mist_jax.report.plots_load import load_axis, plot_load
 from mist_jax.report.plots_play import (
     plot_breakdown,
@@ -32,6 +33,7 @@ __all__ = [
     "plot_cache_curve",
     "plot_comparison",
     "plot_convergence",
+    "plot_front",
     "plot_gantt",
     "plot_heatmap",
     "plot_latency_cdf",

@@ -81,16 +81,18 @@ def plot_cache_curve(
 
 @styled
 def plot_convergence(
-    ds: xr.Dataset, y: str = "objective", *, reference: float | None = None, width: float = style.WIDTH
+    ds: xr.Dataset, y: str | None = None, *, reference: float | None = None, width: float = style.WIDTH
 ) -> Figure:
-    """Best objective so far against the number of evaluations.
+    """Best objective so far against the number of evaluations; of a front of designs, its hypervolume.
 
     Args:
         ds: with `objective` along `evaluation`; dimension `method` gives a line each, all further dimensions
             (starts, seeds) become a median and the band from the lowest to the highest. The attribute `sense`
             of the variable is "min" (default) or "max"; NaN marks infeasible evaluations.
+        y: another variable along `evaluation` (default: `objective`, else `hypervolume`).
         reference: the known optimum, drawn as a line.
     """
+    y = y or ("hypervolume" if "hypervolume" in ds else "objective")
     need(ds, y, "evaluation")
     values = ds[y]
     less = values.attrs.get("sense", "min") == "min"
@@ -131,7 +133,7 @@ def plot_convergence(
     if finite.size and finite.min() > 0 and finite.max() > 50 * finite.min():
         ax.set_yscale("log")
     ax.set_xlabel("Evaluations (count)")
-    name = str(values.attrs.get("long_name", y))
+    name = y if y in q.SHOWN else str(values.attrs.get("long_name", y))
     if name in q.SHOWN:
         ax.yaxis.set_major_formatter(lambda v, _: q.number(float(q.scaled(name, v))))
     label = q.axis_label(name, values.attrs.get("units", ""))

@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 
 from mist_jax.errors import ConfigError
+from mist_jax.figures import LESS
 from mist_jax.report import quantities as q
 from mist_jax.report import style
 from mist_jax.report.style import Figure, panels, styled
 from mist_jax.report.sweep_points import (
-    LESS_IS_BETTER,
     describe_point,
     find_dim,
     flatten,
@@ -136,9 +136,9 @@ def plot_heatmap(
     if np.isfinite(shown).any():
         from matplotlib.patches import Rectangle
 
-        best = np.nanargmin(shown) if variable in LESS_IS_BETTER else np.nanargmax(shown)
+        best = np.nanargmin(shown) if variable in LESS else np.nanargmax(shown)
         i, j = np.unravel_index(best, shown.shape)
-        ax.set_title(f"Framed: the {'lowest' if variable in LESS_IS_BETTER else 'highest'}", fontsize=8)
+        ax.set_title(f"Framed: the {'lowest' if variable in LESS else 'highest'}", fontsize=8)
         ax.add_patch(
             Rectangle((float(j), float(i)), 1, 1, fill=False, edgecolor=style.COLORS[1], linewidth=2.2)
         )

@@ -47,6 +47,7 @@ SHOWN: dict[str, tuple[str, str, float]] = {
     "chip_cost_usd": ("Cost of a chip", "USD", 1.0),
     "chip_power_w": ("Power limit of a chip", "W", 1.0),
     "memory_need": ("KV cache that one request needs", "%", 100.0),
+    "hypervolume": ("Hypervolume", "share of the box", 1.0),
     "hit_rate": ("Hit rate", "%", 100.0),
     "concurrency": ("Concurrency", "requests", 1.0),
     "rate": ("Offered rate", "requests/s", 1.0),

@@ -8,13 +8,10 @@ import numpy as np
 import xarray as xr
 
 from mist_jax.errors import ConfigError, Status
+from mist_jax.figures import LESS
 from mist_jax.report import quantities as q
 
 Array = np.ndarray
-
-#: variables of which less is better
-LESS_IS_BETTER = ("ttft_s", "tpot_s", "e2e_s", "step_s", "waiting", "power_w", "energy_per_output_token_j",
-                  "cost_per_million_output_tokens_usd", "chips", "weights_bytes")  # fmt: skip
 
 
 def find_dim(ds: xr.Dataset, name: str) -> str:
@@ -53,7 +50,7 @@ def pareto_front(
     import moocore
 
     values = np.stack([flat[x].values, flat[y].values], axis=1)
-    better = moocore.is_nondominated(values, maximise=[v not in LESS_IS_BETTER for v in (x, y)])
+    better = moocore.is_nondominated(values, maximise=[v not in LESS for v in (x, y)])
     return flat.isel(point=np.flatnonzero(better)).sortby(x)
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from mist_jax.errors import ConfigError
 from mist_jax.report import quantities as q
 from mist_jax.report.fitting import console, print_table
+from mist_jax.report.front_points import along, common_text, is_front, varied
 from mist_jax.report.sweep_points import flatten, pareto_front, spread, tick_text
 from mist_jax.report.tables import _table
 
@@ -91,26 +92,30 @@ def heads(axes: list[str]) -> list[str]:
 
 def print_front(front: xr.Dataset, objectives: list[str], to: Console | None = None) -> None:
     """Print points spread along a front of designs (`search_front`): the objectives, and what was varied."""
-    points = spread(front[objectives[0]].values, front[objectives[1]].values, ROWS)
-    # figures have units, what was varied has none
-    varied = [str(n) for n in front.data_vars if "units" not in front[n].attrs]
+    paths = varied(front)
     table = _table()
-    for name, head in zip(varied, heads(varied), strict=True):
+    for name, head in zip(paths, heads(paths), strict=True):
         words = front[name].dtype.kind in "UOT"
         table.add_column(head, justify="left" if words else "right")
     for name in objectives:
         table.add_column(q.title(name), justify="right")
-    for i in points:
+    for i in along(front, objectives[0], objectives[1], ROWS):
         at = front.isel(point=i)
-        cells = [*(tick_text(at[n].item()) for n in varied), *(q.show(n, at[n].item()) for n in objectives)]
+        cells = [*(tick_text(at[n].item()) for n in paths), *(q.show(n, at[n].item()) for n in objectives)]
         table.add_row(*cells)
-    print_table(to or console(), table)
+    out = to or console()
+    print_table(out, table)
+    if common := common_text(front):
+        out.print(Text(f"all designs: {common}"))
 
 
 def save_front(ds: xr.Dataset, folder: Path) -> None:
-    """`pareto.png` in the folder, if the sweep has a front."""
-    from mist_jax.report.plots import plot_pareto, save
+    """`pareto.png` in the folder, if the sweep has a front, or of a front of designs."""
+    from mist_jax.report.plots import plot_front, plot_pareto, save
 
+    if is_front(ds):
+        save(plot_front(ds), folder / "pareto.png")
+        return
     if not set(FRONT) <= set(ds.data_vars):
         return
     try:
