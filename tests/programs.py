@@ -17,6 +17,7 @@ from mist_jax.physics.operators import OPERATORS
 from mist_jax.physics.step import STEP_PARTS, step_time
 from mist_jax.programs import Effort, options
 from mist_jax.queueing import steady
+from mist_jax.queueing.root import Form, written_as
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Workload
 
@@ -104,8 +105,21 @@ def quick(function: Any) -> Any:
     return jax.jit(function, compiler_options=options(Effort.LEAST))
 
 
+def compact(function: Any) -> Any:
+    """`quick` for values alone: one copy of the step instead of three, which takes half as long to compile.
+
+    That the forms give the same numbers is checked where gradients are (`test_gradients`): values, to 1e-9.
+    """
+
+    def written(*args: Any) -> Any:
+        with written_as(Form.COMPACT):
+            return function(*args)
+
+    return quick(written)
+
+
 class Counted:
-    """A jitted function that counts how often it was traced."""
+    """A jitted function (`compact`) that counts how often it was traced."""
 
     def __init__(self, function: Any) -> None:
         self.traces = 0
@@ -114,7 +128,7 @@ class Counted:
             self.traces += 1
             return function(*args)
 
-        self.program = quick(traced)
+        self.program = compact(traced)
 
     def __call__(self, *args: Any) -> Any:
         return jax.tree.map(np.asarray, self.program(*args))

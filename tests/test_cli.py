@@ -128,14 +128,16 @@ def test_a_second_run_does_not_overwrite(evaluated: tuple[Path, str]) -> None:
 
 
 def test_a_closed_pipe_loses_no_file_and_quiet_says_nothing(tmp_path: Path) -> None:
-    job = ("-m", "mist_jax", "model=llama3_1_8b", "parallelism=tp1", "report=true", "hydra.run.dir=out")
+    # the workload of `evaluated`: its program is compiled already
+    job = ("-m", "mist_jax", "model=llama3_1_8b", "parallelism=tp1", "workload=closed_1k_1k", "report=true",
+           "hydra.run.dir=out")  # fmt: skip
     head = f"{sys.executable} {' '.join(job)} | head -1"
     done = subprocess.run(head, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr, done.stderr
     for name in ("result.nc", "summary.json", "report.html", "breakdown.png"):
         assert (tmp_path / "out" / name).stat().st_size > 0, name
-    quiet = run(*job[2:4], "output.quiet=true", "output.netcdf=false", "hydra.run.dir=quiet", cwd=tmp_path)
+    quiet = run(*job[2:5], "output.quiet=true", "output.netcdf=false", "hydra.run.dir=quiet", cwd=tmp_path)
     assert quiet.returncode == 0, quiet.stderr
     assert quiet.stdout == ""
     assert (tmp_path / "quiet" / "summary.json").exists()

@@ -183,6 +183,7 @@ def test_open_loop_along_random_directions(name: str) -> None:
         factors = {f: rng.normal(size=np.shape(getattr(system.hardware, f))) for f in FIELDS}
         tangent = Hardware(**{f: np.asarray(getattr(system.hardware, f) * factors[f]) for f in FIELDS})
         values, slope = (np.asarray(x) for x in along()(system.hardware, tangent, system, workload))
+        np.testing.assert_allclose(values, forward(system, workload, "open"), rtol=1e-9)
         want = difference(name, "open", factors)
         np.testing.assert_allclose(slope / values, want, rtol=2e-3, atol=2e-5)
 

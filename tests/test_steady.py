@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from programs import HARDWARE, MODELS, closed, make_batch, make_system, make_workload, opened, quick, step
+from programs import HARDWARE, MODELS, closed, compact, make_batch, make_system, make_workload, opened, step
 
 from mist_jax.errors import Status
 from mist_jax.pytree import replace
@@ -197,7 +197,7 @@ def test_vmap_equals_loop() -> None:
     systems = [make_system(m, **p) for m, p in FAMILIES]
     workloads = [make_workload(concurrency=10 * (i + 1), isl=300 * (i + 1)) for i in range(len(systems))]
     stacked = jax.tree.map(lambda *x: np.stack(x), *zip(systems, workloads, strict=True))
-    together = quick(jax.vmap(lambda s, w: steady.closed_loop(s, w, 1.0)))(*stacked)
+    together = compact(jax.vmap(lambda s, w: steady.closed_loop(s, w, 1.0)))(*stacked)
     for i, (system, workload) in enumerate(zip(systems, workloads, strict=True)):
         alone = closed(system, workload, 1.0)
         for name in ("ttft", "tpot", "rate", "running", "breakdown", "power"):
@@ -228,7 +228,7 @@ def test_equal_prompts_keep_their_rounds_only_where_they_run_before_decodes(
 
 
 #: Programs of their own, traced only while the test below takes more steps.
-TO_THE_END = tuple(quick(lambda s, w, f=f: f(s, w)) for f in (steady.open_loop, steady.closed_loop))
+TO_THE_END = tuple(compact(lambda s, w, f=f: f(s, w)) for f in (steady.open_loop, steady.closed_loop))
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.98, 0.995])
