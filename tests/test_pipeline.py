@@ -295,8 +295,7 @@ def test_what_more_of_a_resource_gives_is_in_every_result():
         chip = load(base).hardware.memory
         now = getattr(chip, path.split(".")[1])
         ends = [
-            evaluate(load([*base, f"hardware.{path}={now * f}"]), elasticities=False)
-            for f in (1.01, 0.99)
+            evaluate(load([*base, f"hardware.{path}={now * f}"]), elasticities=False) for f in (1.01, 0.99)
         ]
         assert "elasticity" not in ends[0]
         want = float(np.log(ends[0].e2e_s / ends[1].e2e_s)) / np.log(1.01 / 0.99)
