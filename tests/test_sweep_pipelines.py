@@ -308,6 +308,7 @@ def test_an_interrupted_sweep_is_completed(tmp_path: Path, monkeypatch: pytest.M
     assert stored.stage.values.tolist() == whole.stage.values.tolist()
 
 
+@pytest.mark.slow
 def test_single_precision() -> None:
     """Steady states of LLM pools in float32 carry its 1.2e-7 on, by 1 / (1 - load) in waits; all else is float64."""
     axes = {

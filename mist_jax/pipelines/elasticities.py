@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from mist_jax.elasticity import FIELDS
 from mist_jax.physics.demand import RESOURCES
 from mist_jax.pipelines.batch import Batch, StageTimes
 from mist_jax.pipelines.dag import critical_path
@@ -24,12 +25,7 @@ CLIENT_VARIABLES = {
     "utilization": ("1", "busy share by services and transfers"),
 }
 #: Field of `Hardware` → resource of the demand's axis; what an LLM's iteration depends on.
-LLM_FIELDS = {
-    "peak_flops": "accelerator",
-    "memory_bandwidth": "device_memory",
-    "scale_up_bandwidth": "scale_up",
-    "scale_out_bandwidth": "network",
-}
+LLM_FIELDS = {field: resource for field, resource in FIELDS.items() if resource in RESOURCES}
 #: Steps of the central differences, as factors on a resource.
 _MORE, _LESS = 1.01, 0.99
 
