@@ -101,8 +101,8 @@ plt.show()
 
 # %%
 for name, ds in evaluated.items():
-    if "bottleneck" in ds.attrs:
-        print(f"{name:24} {ds.attrs['bottleneck']:40} path: {ds.attrs['critical_path']}")
+    path = ds.attrs.get("critical_path", "one engine, no stages")
+    print(f"{name:24} {ds.attrs['bottleneck']:40} path: {path}")
 
 # %% [markdown]
 # ## Conclusion
