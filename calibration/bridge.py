@@ -55,9 +55,10 @@ def _of_engine(name: str, cases: pd.DataFrame, seed: int) -> pd.DataFrame:
     from mist_jax.play import outside_s
     from mist_jax.programs import compiled
     from mist_jax.pytree import replace
+    from mist_jax.queueing.admission import admission_lag
     from mist_jax.queueing.batch import play_many
     from mist_jax.queueing.playback import Engine
-    from mist_jax.queueing.steady import admission_lag, open_loop
+    from mist_jax.queueing.steady import open_loop
     from mist_jax.queueing.step_table import build_step_table
 
     scenario = mist.load(["hardware=h100_sxm", "model=llama3_1_70b", "parallelism=tp8", f"engine={name}"])

@@ -19,11 +19,11 @@ from mist_jax.programs import compiled
 from mist_jax.pytree import replace
 from mist_jax.queueing import metrics, playback
 from mist_jax.queueing import state as st
+from mist_jax.queueing.admission import admission_lag
 from mist_jax.queueing.cache_curve import cache_curve
 from mist_jax.queueing.layout import token_counts
 from mist_jax.queueing.policies import policy
 from mist_jax.queueing.speculation import in_verified_steps, tokens_per_step
-from mist_jax.queueing.steady import admission_lag
 from mist_jax.queueing.step_table import build_step_table
 from mist_jax.queueing.trace import Trace
 from mist_jax.schema import EngineSpec, HardwareSpec, ParallelismSpec, Scenario

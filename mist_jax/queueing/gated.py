@@ -14,7 +14,8 @@ waits for half of it, and shares its own iteration with the lambda E[tau^2] / E[
 half are ahead of it and half behind. A token budget of K prompts an iteration leaves at most K / 2 behind, and the wait
 becomes that of an M/G/1 queue (Pollaczek-Khinchine) whose service is a prompt's share of a full iteration, after half
 of an iteration without further prompts; between the two waits lies an 8-norm. Against simulated gates: within 1 %
-without a budget; with one (182 cases, K 0.25 to 8, cv 0.1 to 2, load 0.1 to 0.95) 1.4 % by the median, within 13 %.
+without a budget; with one (K 0.5 to 8, cv 0.1 to 2, load 0.3 to 0.8) 1.8 % by the median, at most 19 %, where lengths
+spread widely and K is large (tests/test_bridge.py).
 
 Not modelled: the correlation of iteration lengths, decode batches that follow the prompts with a delay.
 """

@@ -33,6 +33,7 @@ from mist_jax.physics.resolve import resolve
 from mist_jax.physics.step import StepTime
 from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
 from mist_jax.pytree import pytree, replace
+from mist_jax.queueing.admission import admission_lag, iterations_late
 from mist_jax.queueing.gated import gated_ttft
 from mist_jax.queueing.root import solve_load
 from mist_jax.system.batch import Batch
@@ -82,7 +83,7 @@ class Lane:
     ahead: Array  #: prompts ahead of the mean request because a benchmark starts with all of them at once
     interference: Array  #: share of the others' prefill that falls into a request's decoding (1: of all)
     bunched: (
-        Array  #: 1: prompts come at random, so that some share an iteration; 0: each has one while it can
+        Array  #: 1: prompts come at random, and some share an iteration; 0: each has its own while it can
     )
 
 
@@ -217,22 +218,9 @@ def _flow(lane: Lane, n: Array, others: Array, times: Array, residual: Array) ->
     wait = service * (rho / (2.0 * (1.0 - rho)) + lane.ahead)
     busy = jnp.minimum(others, 1.0)
     step = lane.system.calibration.step
-    start = jnp.maximum(residual + _late(lane.system), 0.0) * busy * mean
+    start = jnp.maximum(residual + iterations_late(lane.system), 0.0) * busy * mean
     outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
     return mean, rate, outside + step.queue_scale * wait + start + prefill
-
-
-def _late(system: System) -> Array:
-    step = system.calibration.step
-    gathering = jnp.where(
-        system.parallel.dp > 1.0, system.engine.gathers_prompts * step.admission_steps_dp, 0.0
-    )
-    return step.admission_steps - 1.0 + gathering
-
-
-def admission_lag(system: System) -> Array:
-    """Iterations that a new request waits before an engine at work looks at it, beyond the one in flight (fitted)."""
-    return jnp.maximum(_late(system), 0.0)
 
 
 def closed_loop(

@@ -43,5 +43,5 @@ class Engine:
     two_batches: Array = 0.0
     #: 1.0 = an iteration is formed while the one before it runs: a new request waits for both (docs/scheduling.md)
     ahead: Array = 0.0
-    #: 1.0 = attention-DP ranks hold prompts back to run them together (`queueing.steady.admission_lag`)
+    #: 1.0 = attention-DP ranks hold prompts back to run them together (`queueing.admission`)
     gathers_prompts: Array = 0.0
