@@ -23,6 +23,8 @@ FIGURES = ("ttft_s", "tpot_s", "e2e_s", "capacity")
 STEP = 0.01
 #: End-to-end elasticity from which a resource is said to bound.
 BOUND = 0.05
+#: The bottleneck where no resource bounds.
+NOTHING = "none of the resources: fixed times and waiting"
 
 
 def add_elasticity(
@@ -31,7 +33,8 @@ def add_elasticity(
     """`ds` with `elasticity(figure, client, resource)` and the attribute `bottleneck`.
 
     Central differences over +-1 % of the compiled program that gave `ds`, so that nothing further is compiled: they
-    agree with its derivative (tests/test_elasticity.py) but where a limit such as `max_num_seqs` sets in.
+    agree with its derivative (tests/test_gradients.py) but where a limit such as `max_num_seqs` sets in. Where the
+    deployment stops working with 1 % less of a resource, the slopes are NaN and that resource is what bounds it.
 
     Args:
         ds: result of `mist_jax.evaluate`. systems: client → `System`. state_of: such systems → `SteadyState`.
@@ -42,27 +45,22 @@ def add_elasticity(
         for j, field in enumerate(FIELDS):
             ends = []
             for factor in (1.0 + STEP, 1.0 - STEP):
-                chip = dataclasses.replace(
-                    system.hardware, **{field: getattr(system.hardware, field) * factor}
-                )
-                ends.append(_logs(state_of({**systems, client: _on(system, chip)}), closed))
+                more: dict[str, Any] = {field: getattr(system.hardware, field) * factor}
+                changed = dataclasses.replace(system, hardware=dataclasses.replace(system.hardware, **more))
+                ends.append(_logs(state_of({**systems, client: changed}), closed))
             slopes[:, i, j] = (ends[0] - ends[1]) / np.log((1.0 + STEP) / (1.0 - STEP))
     text = (
         "d ln(figure) / d ln(resource); capacity: the rate at saturation, of a closed loop the completed one"
     )
     ds = ds.assign_coords(figure=list(FIGURES), client=list(systems), resource=list(FIELDS.values()))
     ds["elasticity"] = (("figure", "client", "resource"), slopes, {"units": "1", "long_name": text})
-    end_to_end = slopes[FIGURES.index("e2e_s")]
+    end_to_end = np.nan_to_num(slopes[FIGURES.index("e2e_s")], nan=-np.inf)
     client, resource = np.unravel_index(np.argmin(end_to_end), end_to_end.shape)
     if end_to_end[client, resource] <= -BOUND:
         ds.attrs["bottleneck"] = f"{list(systems)[client]}: {list(FIELDS.values())[resource]}"
     else:
-        ds.attrs["bottleneck"] = "none of the resources: fixed times and waiting"
+        ds.attrs["bottleneck"] = NOTHING
     return ds
-
-
-def _on(system: Any, chip: Any) -> Any:
-    return dataclasses.replace(system, hardware=chip)
 
 
 def _logs(state: Any, closed: bool) -> np.ndarray:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -164,6 +165,24 @@ def test_the_elasticities_that_evaluate_gives_are_the_derivative(name: str) -> N
             )
     e2e = ds.elasticity.sel(figure="e2e_s", client="engine")
     assert ds.bottleneck == f"engine: {e2e.resource.values[np.argmin(e2e.values)]}"
+
+
+def test_what_a_deployment_cannot_lose_a_per_cent_of_bounds_it() -> None:
+    """Its slopes are unknown there, the others as they are."""
+    system, _ = deployment("dense")
+
+    def state(systems: Any) -> Any:
+        chip = systems["engine"].hardware
+        time = (
+            np.nan if chip.memory_capacity < system.hardware.memory_capacity else 1.0 / chip.memory_bandwidth
+        )
+        return SimpleNamespace(ttft=time, tpot=time, e2e=time, rate=1.0 / time, load=0.5)
+
+    ds = add_elasticity(xr.Dataset(), {"engine": system}, state, closed=False)
+    assert ds.bottleneck == "engine: memory_capacity"
+    assert np.isnan(ds.elasticity.sel(resource="memory_capacity")).all()
+    known = ds.elasticity.sel(client="engine", resource="device_memory")
+    np.testing.assert_allclose(known.values, [-1.0, -1.0, -1.0, 1.0], rtol=1e-9)
 
 
 @cache

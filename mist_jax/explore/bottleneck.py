@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from mist_jax.elasticity import BOUND, FIELDS, STEP
+from mist_jax.elasticity import BOUND, FIELDS, NOTHING, STEP
 from mist_jax.errors import Status
 from mist_jax.explore import gradient
 from mist_jax.explore.problem import Problem
 
-#: What bounds a design where no resource does, as in `elasticity`.
-NOTHING = "none of the resources: fixed times and waiting"
 #: Pools of a deployment without and with prefill apart: name → leaf of `Deployment`.
 POOLS = ({"engine": "system"}, {"prefill": "prefill", "decode": "system"})
 
