@@ -231,6 +231,7 @@ def test_equal_prompts_keep_their_rounds_only_where_they_run_before_decodes(
 TO_THE_END = tuple(compact(lambda s, w, f=f: f(s, w)) for f in (steady.open_loop, steady.closed_loop))
 
 
+@pytest.mark.slow  # two programs of its own
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.98, 0.995])
 @pytest.mark.parametrize("family", [0, 4])
 def test_the_root_is_found_in_few_steps(monkeypatch, family: int, share: float) -> None:
