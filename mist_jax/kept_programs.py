@@ -47,7 +47,7 @@ class Kept:
         name: str,
         *,
         effort: Effort = Effort.FULL,
-        form: Form = Form.COMPACT,
+        form: Form = Form.SHORT,
     ) -> None:
         """`name` must tell the function apart from all others; `effort` as in `programs.compiled`; `form` of the loads
         that it solves for: a function that takes derivatives needs `Form.DIFFERENTIABLE`."""

@@ -224,6 +224,15 @@ def test_resolving_changes_nothing() -> None:
     assert float(step_seconds(ready, MIXED)) == pytest.approx(seconds(system, MIXED), rel=1e-12)
 
 
+def test_products_in_one_call_take_the_same_time() -> None:
+    together = quick(lambda system, batch: step_time(system, batch, together=True))
+    for model in FAMILIES:
+        system = make_system(model, tp=2)
+        apart, at_once = step(system, MIXED), together(system, MIXED)
+        for name in ("seconds", "by_operator", "flops", "bytes", "sent"):
+            np.testing.assert_allclose(getattr(at_once, name), getattr(apart, name), rtol=1e-12, err_msg=name)
+
+
 def test_tokens_cross_to_another_domain_once():
     from mist_jax.physics.collectives import group_all_to_all
 

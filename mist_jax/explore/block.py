@@ -34,6 +34,9 @@ FLAT = (4096, 1)
 SMALL = 100_000
 SMALL_SHAPES = {FLAT: 3.0, (8, 128): 1.0}
 
+#: How programs are written that are compiled with so much effort.
+FORMS = {Effort.LEAST: Form.SHORT, Effort.LITTLE: Form.COMPACT, Effort.FULL: Form.VALUES}
+
 #: What a sweep adds to `evaluate`'s variables.
 EXTRA = {"meets_slo": ("1", "1: the mean latencies are within the limits of the SLO")}
 #: Vector variables: name → (dimension, units, what it is)
@@ -210,7 +213,7 @@ class Programs:
                     block_function(function, layout, shape),
                     f"block {key}",
                     effort=effort,
-                    form=Form.VALUES if effort is Effort.FULL else Form.COMPACT,
+                    form=FORMS[effort],
                 )
             return self._known[key]
 

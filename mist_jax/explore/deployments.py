@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mist_jax import build, schema
@@ -240,10 +241,8 @@ class Layout:
     def unflatten(self, column: Array) -> Deployment:
         """A `Deployment` from one column [rows], or many from [rows, n], whose leaves end in n (traced)."""
         many = column.shape[1:]
-        leaves = [
-            column[a] if shape == () else column[a:b].reshape(*shape, *many)
-            for a, b, shape in zip(self.starts[:-1], self.starts[1:], self.shapes, strict=True)
-        ]
+        parts = jax.lax.split(jnp.asarray(column), np.diff(self.starts).tolist())
+        leaves = [part.reshape(*shape, *many) for part, shape in zip(parts, self.shapes, strict=True)]
         return jax.tree.unflatten(self.tree, leaves)
 
 

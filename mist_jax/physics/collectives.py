@@ -1,6 +1,7 @@
 """Collectives over a group that may reach beyond one scale-up domain: hierarchical alpha-beta.
 
-Each returns (seconds, bytes sent per chip). Inside a domain the links of the domain carry everything; beyond it
+Each returns (seconds, bytes sent per chip), shaped like `nbytes` and `ranks`, which are alike.
+Inside a domain the links of the domain carry everything; beyond it
 the collective runs inside first, then one share per chip crosses the scale-out network (the hierarchy of NCCL's
 tree and of "Massively Scale Your Deep Learning Training with NCCL 2.4", NVIDIA 2019).
 """
@@ -34,31 +35,42 @@ def _split(hw: Hardware, ranks: Array) -> tuple[Array, Array]:
     return inner, ranks / inner
 
 
-def _levels(hw: Hardware, ranks: Array) -> tuple[Array, Array, tuple[Array, Array], tuple[Array, Array]]:
+def _levels(hw: Hardware, ranks: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """(ranks inside one domain, domains, and both as [2, ...] with the bandwidth and the latency of their links).
+
+    Both levels go through one call of a kernel's time: half the program to compile.
+    """
     inner, outer = _split(hw, ranks)
     # A chip without links of its own talks through the host: PCIe.
     up = jnp.where(hw.scale_up_bandwidth > 0, hw.scale_up_bandwidth, hw.host_bandwidth)
     out = jnp.where(hw.scale_out_bandwidth > 0, hw.scale_out_bandwidth, hw.host_bandwidth)
-    return inner, outer, (up, hw.scale_up_latency), (out, hw.scale_out_latency)
+    both = jnp.stack([inner, outer])
+
+    def alike(first: Array, second: Array) -> Array:
+        return jnp.stack([jnp.broadcast_to(x, inner.shape) for x in (first, second)])
+
+    return inner, outer, both, alike(up, out), alike(hw.scale_up_latency, hw.scale_out_latency)
 
 
 def group_all_reduce(kern: Any, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
     """All-reduce of `nbytes` per rank: inside one domain, then of 1/inner of it across domains.
 
-    Seconds: AR(S, inner) + AR(S / inner, outer). Scalars.
+    Seconds: AR(S, inner) + AR(S / inner, outer).
     """
-    inner, outer, up, out = _levels(hw, ranks)
-    seconds = k.all_reduce_time(kern.all_reduce, nbytes, inner, *up)
-    seconds += k.all_reduce_time(kern.all_reduce, nbytes / inner, outer, *out)
+    inner, outer, both, *links = _levels(hw, ranks)
+    seconds = k.all_reduce_time(kern.all_reduce, jnp.stack([nbytes, nbytes / inner]), both, *links).sum(
+        axis=0
+    )
     seconds += jnp.where((outer > 1.0) & (nbytes > 0), NETWORK_FLOOR, 0.0)
     return seconds, 2.0 * (ranks - 1.0) / ranks * nbytes
 
 
 def group_all_gather(kern: Any, hw: Hardware, nbytes: Array, ranks: Array) -> tuple[Array, Array]:
     """All-gather whose result has `nbytes` on every rank: AG(S / inner, outer) + AG(S, inner)."""
-    inner, outer, up, out = _levels(hw, ranks)
-    seconds = k.all_gather_time(kern.all_gather, nbytes, inner, *up)
-    seconds += k.all_gather_time(kern.all_gather, nbytes / inner, outer, *out)
+    inner, _, both, *links = _levels(hw, ranks)
+    seconds = k.all_gather_time(kern.all_gather, jnp.stack([nbytes, nbytes / inner]), both, *links).sum(
+        axis=0
+    )
     return seconds, (ranks - 1.0) / ranks * nbytes
 
 
@@ -72,24 +84,26 @@ def group_all_to_all(
     Both levels start together; the time is the sum of their floors and the slower transfer, taken as the sum of the
     two, which is at most twice the larger.
     """
-    inner, outer, up, out = _levels(hw, ranks)
+    _, outer, both, *links = _levels(hw, ranks)
     several = jnp.maximum(outer, 1.0 + 1e-6)
     once = jnp.maximum(copies, 1.0)
     crossing = -several * jnp.expm1(once * jnp.log1p(-1.0 / several)) / once
     handed_on = jnp.where(once > 1.0, 1.0, 1.0 / outer)
-    seconds = k.all_to_all_time(kern.all_to_all, nbytes * handed_on, inner, *up)
-    network = replace(
-        kern.all_to_all,
-        bandwidth_efficiency=NETWORK_EFFICIENCY,
-        half_bytes=kern.p2p.half_bytes,
-        sharing=jnp.zeros_like(kern.all_to_all.sharing),
+    inside, link = kern.all_to_all, kern.p2p
+    coef = replace(
+        inside,
+        bandwidth_efficiency=jnp.stack(
+            [inside.bandwidth_efficiency, jnp.full_like(inside.sharing, NETWORK_EFFICIENCY)]
+        ),
+        half_bytes=jnp.stack([inside.half_bytes, link.half_bytes]),
+        sharing=jnp.stack([inside.sharing, jnp.zeros_like(inside.sharing)]),
     )
-    seconds += k.all_to_all_time(network, nbytes * crossing, outer, *out)
+    seconds = k.all_to_all_time(coef, nbytes * jnp.stack([handed_on, crossing]), both, *links).sum(axis=0)
     return seconds, (ranks - 1.0) / ranks * nbytes
 
 
 def group_send(kern: Any, hw: Hardware, nbytes: Array, beyond: Array) -> Array:
     """Seconds to send `nbytes` from one chip to another, of which the share `beyond` leaves the domain."""
-    _, _, up, out = _levels(hw, jnp.asarray(2.0))
-    inside = k.p2p_time(kern.p2p, nbytes, *up)
-    return inside + beyond * (k.p2p_time(kern.p2p, nbytes, *out) - inside)
+    _, _, _, *links = _levels(hw, jnp.asarray(2.0))
+    inside, outside = k.p2p_time(kern.p2p, nbytes, *links)
+    return inside + beyond * (outside - inside)

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from mist_jax.physics import kernels as k
-from mist_jax.physics.operator_cost import Cost, cost, gemm, kernels_of, products_scale
+from mist_jax.physics.operator_cost import Cost, cost, gemms, kernels_of, products_scale
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System
 
@@ -31,28 +31,42 @@ def busiest_rank(touched: Array, local: Array, ranks: Array, pairs: Array) -> Ar
     return jnp.maximum(jnp.minimum(touched + above, jnp.minimum(local, pairs)), touched)
 
 
-def feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
-    """Costs of "ffn_dense", "ffn_shared", "router" and "experts" of one iteration (scalars)."""
+def feed_forward(system: System, batch: Batch, t_router: Array, together: bool) -> dict[str, Cost]:
+    """Costs of "ffn_dense", "ffn_shared", "router" and "experts" of one iteration (scalars).
+
+    t_router: s of the router's product in one layer; together: as in `operator_cost.gemms`.
+    """
     hw, model, par = system.hardware, system.model, system.parallel
     kern, step = kernels_of(system), system.calibration.step
     tokens = batch.prefill_tokens + batch.decode_seqs * batch.decode_width
     ab = model.activation_bytes
     ups = model.ffn_matrices - 1.0
 
-    def dense(layers: Array, ffn: Array) -> Cost:
-        share = ffn / par.tp
-        args = (model.ffn_weight_bytes, ab, 2.0)
-        up = gemm(kern.ffn_gemm, hw, tokens, ups * share, model.hidden, *args)
-        down = gemm(kern.ffn_gemm, hw, tokens, model.hidden, share, *args)
+    dense_share, shared_share = model.dense_ffn / par.tp, model.shared_ffn / par.tp
+    # a latent MoE projects every token into and out of `expert_hidden`, replicated over TP
+    latent = model.latent_params / jnp.maximum(model.moe_layers, 1.0)
+    dense_up, dense_down, shared_up, shared_down, t_latent = gemms(
+        kern.ffn_gemm,
+        hw,
+        tokens,
+        (ups * dense_share, model.hidden, ups * shared_share, model.hidden, latent / model.hidden),
+        (model.hidden, dense_share, model.hidden, shared_share, model.hidden),
+        model.ffn_weight_bytes,
+        ab,
+        2.0,
+        together=together,
+    )
+
+    def dense(layers: Array, share: Array, seconds: Array) -> Cost:
         elements = model.ffn_matrices * model.hidden * share
         return cost(
-            products_scale(step, tokens) * layers * (up + down),
+            products_scale(step, tokens) * layers * seconds,
             layers * 2.0 * tokens * elements,
             layers
             * jnp.where(
                 tokens > 0,
                 elements * model.ffn_weight_bytes
-                + tokens * (2.0 * model.hidden * (ffn > 0) + model.ffn_matrices * share) * ab,
+                + tokens * (2.0 * model.hidden * (share > 0) + model.ffn_matrices * share) * ab,
                 0.0,
             ),
         )
@@ -85,19 +99,13 @@ def feed_forward(system: System, batch: Batch) -> dict[str, Cost]:
     )
     weights = model.ffn_matrices * model.expert_hidden * ffn
     routed = everyone * top_k / par.ep
-    # a latent MoE projects every token into and out of `expert_hidden`, replicated over TP
-    latent = model.latent_params / jnp.maximum(model.moe_layers, 1.0)
-    t_latent = gemm(
-        kern.ffn_gemm, hw, tokens, latent / model.hidden, model.hidden, model.ffn_weight_bytes, ab, 2.0
-    )
-    t_router = gemm(kern.wide_gemm, hw, tokens, experts, model.hidden, 2.0, 2.0, 4.0)
     has_moe = model.moe_layers > 0
     moe_layers = jnp.where(has_moe, model.moe_layers, 0.0)
     # engines feed the experts of attention-DP ranks by an exchange and run other grouped kernels on what arrives
     expert_scale = step.expert_scale * jnp.where(par.dp > 1.0, step.exchanged_expert_scale, 1.0)
     return {
-        "ffn_dense": dense(model.dense_layers, model.dense_ffn),
-        "ffn_shared": dense(moe_layers, model.shared_ffn),
+        "ffn_dense": dense(model.dense_layers, dense_share, dense_up + dense_down),
+        "ffn_shared": dense(moe_layers, shared_share, shared_up + shared_down),
         "router": cost(
             step.compute_scale * moe_layers * (t_router + t_latent),
             moe_layers * 2.0 * tokens * (experts * model.hidden + latent),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
+
+import jax.numpy as jnp
 
 from mist_jax.physics import kernels as k
 from mist_jax.physics.resolve import Rated, ResolvedKernels
@@ -28,6 +32,14 @@ def cost(seconds: Array, flops: Array = 0.0, nbytes: Array = 0.0, sent: Array = 
     return Cost(seconds=seconds, flops=flops, bytes=nbytes, sent=sent)
 
 
+FIELDS = tuple(f.name for f in dataclasses.fields(Cost))
+
+
+def column(costs: Iterable[Cost], field: str) -> Array:
+    """One figure of several operators, [operators]."""
+    return jnp.stack([jnp.asarray(getattr(c, field), dtype=jnp.result_type(float)) for c in costs])
+
+
 #: Tokens of an iteration at which half of `many_tokens_scale` applies.
 MANY_TOKENS = 1024.0
 
@@ -37,10 +49,23 @@ def products_scale(step: StepCoefficients, tokens: Array) -> Array:
     return step.compute_scale * (1.0 + (step.many_tokens_scale - 1.0) * tokens / (tokens + MANY_TOKENS))
 
 
-def gemm(
-    use: Rated, hw: Hardware, m: Array, n: Array, depth: Array, wb: Array, ab: Array, ob: Array
-) -> Array:
-    return k.gemm_time(use.coef, use.on(hw), m, n, depth, wb, ab, ob, None)
+def gemms(
+    use: Rated, hw: Hardware, m: Any, n: Any, depth: Any, wb: Any, ab: Any, ob: float, *, together: bool
+) -> tuple[Array, ...]:
+    """Seconds of several products of one kind.
+
+    `m`, `n`, `depth`, `wb` are one for all, or a tuple of one a product. `together`: in one call of the kernel on
+    stacked arguments, the same numbers. That takes a third of a whole program's time to compile, and makes it slower by
+    a tenth: the stack is the innermost dimension of a block.
+    """
+    groups = [x if isinstance(x, tuple) else (x,) for x in (m, n, depth, wb)]
+    count = max(map(len, groups))
+    if not together:
+        each = zip(*(g * count if len(g) == 1 else g for g in groups), strict=True)
+        return tuple(k.gemm_time(use.coef, use.on(hw), *x, ab, ob, None) for x in each)
+    shape = jnp.broadcast_shapes(*(jnp.shape(x) for g in groups if len(g) > 1 for x in g))
+    stacked = [g[0] if len(g) == 1 else jnp.stack([jnp.broadcast_to(x, shape) for x in g]) for g in groups]
+    return tuple(jnp.unstack(k.gemm_time(use.coef, use.on(hw), *stacked, ab, ob, None)))
 
 
 def kernels_of(system: System) -> ResolvedKernels:

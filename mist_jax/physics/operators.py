@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mist_jax.physics import kernels as k
 from mist_jax.physics.collectives import group_all_gather, group_all_reduce, group_all_to_all, group_send
 from mist_jax.physics.feed_forward import feed_forward
 from mist_jax.physics.memory import replicated_kv_width
-from mist_jax.physics.operator_cost import Cost, cost, gemm, kernels_of, products_scale
+from mist_jax.physics.operator_cost import FIELDS, Cost, column, cost, gemms, kernels_of, products_scale
 from mist_jax.physics.resolve import Rated, resolve
 from mist_jax.pytree import replace
 from mist_jax.system.batch import Batch
@@ -51,8 +52,8 @@ TOKEN_OPERATORS = tuple(
 )
 
 
-def operator_costs(system: System, batch: Batch) -> dict[str, Cost]:
-    """Cost of each of `OPERATORS` for one iteration (scalars).
+def operator_costs(system: System, batch: Batch, *, together: bool = False) -> dict[str, Cost]:
+    """Cost of each of `OPERATORS` for one iteration (scalars); together: as in `operator_cost.gemms`.
 
     FLOPs count a multiply-add as two. Prefill attention is causal (half of the square), the LM head runs on the
     tokens that emit, expert weights are read for the experts that the tokens touch.
@@ -60,9 +61,10 @@ def operator_costs(system: System, batch: Batch) -> dict[str, Cost]:
     Not modelled: padding of captured graphs, ragged lengths within one launch (means are used).
     """
     system = resolve(system)
-    out = _attention(system, batch)
-    out.update(feed_forward(system, batch))
-    out.update(_rest(system, batch))
+    out = _attention(system, batch, together)
+    t_router, t_head = _wide(system, batch, together)
+    out.update(feed_forward(system, batch, t_router, together))
+    out.update(_rest(system, batch, t_head))
     out["expert_dispatch"] = _behind(system, out)
     out["draft"] = _draft(system, batch, out)
     return {name: out[name] for name in OPERATORS}
@@ -84,14 +86,10 @@ def _behind(system: System, costs: dict[str, Cost]) -> Cost:
 def _draft(system: System, batch: Batch, costs: dict[str, Cost]) -> Cost:
     """Drafting for speculation: k passes through one layer (the model's mean) and the LM head."""
     drafts = jnp.where(batch.decode_seqs > 0, system.engine.draft_tokens, 0.0)
-    layers = system.model.layers
-
-    def passes(field: str) -> Array:
-        each = [getattr(c, field) / (1.0 if o == "lm_head" else layers) for o, c in costs.items()]
-        return drafts * sum(each[1:], each[0])
-
-    seconds = system.calibration.step.draft_scale * passes("seconds")
-    return cost(seconds, passes("flops"), passes("bytes"), passes("sent"))
+    whole = np.asarray([o == "lm_head" for o in costs])
+    passes = drafts * jnp.where(whole, 1.0, 1.0 / system.model.layers)
+    seconds, flops, nbytes, sent = (jnp.sum(passes * column(costs.values(), field)) for field in FIELDS)
+    return cost(system.calibration.step.draft_scale * seconds, flops, nbytes, sent)
 
 
 #: Tokens of a window that never ends.
@@ -103,7 +101,7 @@ def _either(which: Array, first: Rated, second: Rated) -> Rated:
     return jax.tree.map(lambda a, b: jnp.where(which > 0, b, a), first, second)
 
 
-def _attention(system: System, batch: Batch) -> dict[str, Cost]:
+def _attention(system: System, batch: Batch, together: bool) -> dict[str, Cost]:
     hw, model, par = system.hardware, system.model, system.parallel
     kern, step = kernels_of(system), system.calibration.step
     att = model.attention
@@ -116,14 +114,22 @@ def _attention(system: System, batch: Batch) -> dict[str, Cost]:
     width = jnp.maximum(att.in_width / tp + replicated_kv_width(att, tp), 1.0)
     depth = att.in_params / jnp.maximum(att.in_width, 1.0)
     replicated = att.in_params_replicated / model.hidden
-    t_in = gemm(kern.attention_gemm, hw, tokens, width, depth, wb, ab, 2.0)
-    t_rep = gemm(kern.attention_gemm, hw, tokens, replicated, model.hidden, wb, ab, 2.0)
+    depth_out = att.out_params / model.hidden / tp
+    t_in, t_rep, t_out = gemms(
+        kern.attention_gemm,
+        hw,
+        tokens,
+        (width, replicated, model.hidden),
+        (depth, model.hidden, depth_out),
+        wb,
+        ab,
+        2.0,
+        together=together,
+    )
     has_in = att.in_params > 0
     t_in = jnp.where(has_in, t_in, 0.0) + t_rep
     elements_in = jnp.where(has_in, width * depth, 0.0) + att.in_params_replicated
     moved_in = jnp.where(has_in, width + depth, 0.0) + replicated + model.hidden * (replicated > 0)
-    depth_out = att.out_params / model.hidden / tp
-    t_out = gemm(kern.attention_gemm, hw, tokens, model.hidden, depth_out, wb, ab, 2.0)
 
     def linear(seconds: Array, elements: Array, moved: Array) -> Cost:
         """`moved`: elements read and written per token."""
@@ -259,7 +265,30 @@ CAPTURED_TOKENS = 512.0
 INDEX_LAUNCHES = 6.0
 
 
-def _rest(system: System, batch: Batch) -> dict[str, Cost]:
+def _rows_of_head(batch: Batch) -> Array:
+    """Tokens that need logits."""
+    return batch.decode_seqs * batch.decode_width + batch.emitting_prefills
+
+
+def _wide(system: System, batch: Batch, together: bool) -> tuple[Array, ...]:
+    """Seconds of the products in 16 bits: (router of one layer, LM head)."""
+    model, par = system.model, system.parallel
+    tokens = batch.prefill_tokens + batch.decode_seqs * batch.decode_width
+    experts = jnp.maximum(model.experts, 1.0) + par.redundant
+    return gemms(
+        kernels_of(system).wide_gemm,
+        system.hardware,
+        (tokens, _rows_of_head(batch)),
+        (experts, model.vocab / par.tp),
+        model.hidden,
+        (2.0, model.embedding_bytes),
+        2.0,
+        4.0,
+        together=together,
+    )
+
+
+def _rest(system: System, batch: Batch, t_head: Array) -> dict[str, Cost]:
     hw, model, par = system.hardware, system.model, system.parallel
     kern, step = kernels_of(system), system.calibration.step
     tokens = batch.prefill_tokens + batch.decode_seqs * batch.decode_width
@@ -281,7 +310,9 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     reduces = layers + jnp.where(spread, layers - moe_layers, layers)
     chips = par.tp * par.dp
     gathered = message * par.dp
-    gather, gather_sent = group_all_gather(kern, hw, gathered, chips)
+    rows = _rows_of_head(batch)
+    results, ranks = jnp.stack([gathered, rows * model.vocab * 2.0]), jnp.stack([chips, par.tp])
+    (gather, gather_logits), (gather_sent, logits_sent) = group_all_gather(kern, hw, results, ranks)
     routed = tokens / par.tp * model.top_k * model.expert_hidden
     to_all, to_all_sent = group_all_to_all(kern, hw, routed * (1.0 + 2.0), chips, model.top_k)
     # dispatch + combine: gather and scatter everything, or send each token to its experts, whichever is quicker
@@ -301,10 +332,7 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
     send = group_send(kern, hw, message / par.tp, jnp.clip((domains - 1.0) / borders, 0.0, 1.0))
     sends = jnp.where(tokens > 0, par.pp - 1.0, 0.0)
 
-    rows = batch.decode_seqs * batch.decode_width + batch.emitting_prefills
     vocab = model.vocab / par.tp
-    head = gemm(kern.wide_gemm, hw, rows, vocab, model.hidden, model.embedding_bytes, 2.0, 4.0)
-    gather_logits, logits_sent = group_all_gather(kern, hw, rows * model.vocab * 2.0, par.tp)
     visible = step.comm_scale * (1.0 - step.comm_overlap)
     return {
         "elementwise": cost(layers * elementwise, 0.0, layers * nbytes),
@@ -315,7 +343,7 @@ def _rest(system: System, batch: Batch) -> dict[str, Cost]:
         ),
         "pipeline_send": cost(sends * send, sent=sends * message / par.tp),
         "lm_head": cost(
-            step.compute_scale * head + step.comm_scale * gather_logits,
+            step.compute_scale * t_head + step.comm_scale * gather_logits,
             2.0 * rows * vocab * model.hidden,
             vocab * model.hidden * model.embedding_bytes * (rows > 0)
             + rows * (2.0 * model.hidden + 4.0 * vocab),

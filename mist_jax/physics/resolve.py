@@ -54,18 +54,35 @@ class ResolvedKernels:
     p2p: k.CollectiveCoefficients
 
 
-def _rated(coef: Any, hw: Hardware, precision: Array, floor_scale: Array) -> Rated:
-    index = jnp.asarray(k.effective_precision(hw, precision))
-    names = [f.name for f in dataclasses.fields(coef) if jnp.ndim(getattr(coef, f.name))]
+def _rated(hw: Hardware, floor_scale: Array, uses: dict[str, tuple[Any, Array]]) -> dict[str, Rated]:
+    """`Rated` of each use: (coefficients with leaves [P], wanted precision)."""
+    index = k.effective_precision(
+        hw, jnp.stack([jnp.asarray(precision, float) for _, precision in uses.values()])
+    )
+    stacked: dict[int, Array] = {}
+    tables = []
+    for coef, _ in uses.values():
+        if id(coef) not in stacked:
+            peak = jnp.asarray(hw.peak_flops)
+            stacked[id(coef)] = jnp.stack(
+                [*(jnp.broadcast_to(x, peak.shape) for x in _leaves(coef).values()), peak]
+            )
+        tables.append(stacked[id(coef)])
     # Selects vectorize where a gather or a product with a one-hot vector does not: twice as fast under `vmap`. All
-    # coefficients in one chain of them: a third of the program to trace.
-    table = jnp.stack([*(jnp.asarray(getattr(coef, n)) for n in names), jnp.asarray(hw.peak_flops)])
-    picked = at_precision(table.reshape(len(table), *(1,) * index.ndim, -1), index)
-    *values, peak = (picked[i] for i in range(len(names) + 1))
-    fields = {f.name: getattr(coef, f.name) for f in dataclasses.fields(coef)}
-    fields |= dict(zip(names, values, strict=True))
-    fields["launch_s"] = fields["launch_s"] * floor_scale
-    return Rated(coef=type(coef)(**fields), peak=peak)
+    # coefficients in one chain of them: a tenth of a whole program to trace and compile.
+    each = [jnp.broadcast_to(i, (len(t),)) for i, t in zip(jnp.unstack(index), tables, strict=True)]
+    picked = iter(jnp.unstack(at_precision(jnp.concatenate(tables), jnp.concatenate(each))))
+    out = {}
+    for use, (coef, _) in uses.items():
+        values = dict(zip(_leaves(coef), picked))
+        peak = next(picked)
+        values["launch_s"] = values["launch_s"] * floor_scale
+        out[use] = Rated(coef=replace(coef, **values), peak=peak)
+    return out
+
+
+def _leaves(coef: Any) -> dict[str, Any]:
+    return {f.name: getattr(coef, f.name) for f in dataclasses.fields(coef)}
 
 
 def resolve(system: System) -> System:
@@ -79,15 +96,22 @@ def resolve(system: System) -> System:
         rec, prefill_launch_s=rec.prefill_launch_s * share, decode_launch_s=rec.decode_launch_s * share
     )
     core = model.attention_core_precision
+    rated = _rated(
+        hw,
+        share,
+        {
+            "attention_gemm": (kern.gemm, model.attention_gemm_precision),
+            "ffn_gemm": (kern.gemm, model.ffn_precision),
+            "wide_gemm": (kern.gemm, BF16),
+            "moe": (kern.moe, model.expert_precision),
+            "prefill_attention": (kern.prefill_attention, core),
+            "decode_attention": (kern.decode_attention, core),
+            "prefill_mla": (kern.prefill_mla, core),
+            "decode_mla": (kern.decode_mla, core),
+        },
+    )
     resolved = ResolvedKernels(
-        attention_gemm=_rated(kern.gemm, hw, model.attention_gemm_precision, share),
-        ffn_gemm=_rated(kern.gemm, hw, model.ffn_precision, share),
-        wide_gemm=_rated(kern.gemm, hw, jnp.asarray(BF16), share),
-        moe=_rated(kern.moe, hw, model.expert_precision, share),
-        prefill_attention=_rated(kern.prefill_attention, hw, core, share),
-        decode_attention=_rated(kern.decode_attention, hw, core, share),
-        prefill_mla=_rated(kern.prefill_mla, hw, core, share),
-        decode_mla=_rated(kern.decode_mla, hw, core, share),
+        **rated,
         recurrent=Rated(coef=rec, peak=k.peak_flops(hw, BF16)),
         elementwise=replace(kern.elementwise, launch_s=kern.elementwise.launch_s * share),
         all_reduce=kern.all_reduce,

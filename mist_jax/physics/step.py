@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from mist_jax.physics.operator_cost import Cost, column
 from mist_jax.physics.operators import OPERATORS, TOKEN_OPERATORS, operator_costs
 from mist_jax.pytree import pytree
 from mist_jax.system.batch import Batch
@@ -45,7 +46,7 @@ def host_seconds(system: System, batch: Batch) -> Array:
     return jnp.where(busy, step.host_s + prompts + step.host_per_seq_s * seqs + layers + drafts, 0.0)
 
 
-def step_time(system: System, batch: Batch) -> StepTime:
+def step_time(system: System, batch: Batch, *, together: bool = False) -> StepTime:
     """Seconds of one iteration, with its breakdown: the sum over operators and the host's share.
 
     t = sum_o layers_o t_o(batch) + t_host. Operators of one layer depend on each other and run one after another;
@@ -55,42 +56,37 @@ def step_time(system: System, batch: Batch) -> StepTime:
     Args:
         system: one replica (scalar leaves; `vmap` for grids).
         batch: what the iteration holds, per attention-DP rank.
+        together: less to compile and slower to run, as in `operator_cost.gemms`.
 
     Returns:
         `StepTime`; scalars and [len(OPERATORS)] vectors.
 
     Not modelled: power throttling (see physics.energy), interference from other jobs (see physics.contention).
     """
-    costs = operator_costs(system, batch)
+    costs = operator_costs(system, batch, together=together)
     host = host_seconds(system, batch)
-    seconds = [costs[name].seconds for name in OPERATORS]
-    total = sum(seconds[1:], seconds[0]) + host
-
-    def column(field: str) -> Array:
-        return jnp.stack(
-            [jnp.asarray(getattr(costs[name], field), dtype=jnp.result_type(float)) for name in OPERATORS]
-        )
-
+    seconds = column(costs.values(), "seconds")
     # each of the pp stages does its share of the layers
     pp = system.parallel.pp
-    parts = jnp.stack([jnp.asarray(s, dtype=jnp.result_type(float)) for s in [*seconds, host]])
     return StepTime(
-        seconds=total,
-        by_operator=parts,
-        flops=column("flops") / pp,
-        bytes=column("bytes") / pp,
-        sent=column("sent") / pp,
+        seconds=jnp.sum(seconds) + host,
+        by_operator=jnp.append(seconds, host),
+        flops=column(costs.values(), "flops") / pp,
+        bytes=column(costs.values(), "bytes") / pp,
+        sent=column(costs.values(), "sent") / pp,
     )
 
 
-def step_seconds(system: System, batch: Batch) -> Array:
+def step_seconds(system: System, batch: Batch, *, together: bool = False) -> Array:
     """Seconds of one iteration alone (`step_time` without the breakdown)."""
-    return step_time(system, batch).seconds
+    return step_time(system, batch, together=together).seconds
 
 
-def token_terms(system: System, batch: Batch) -> Array:
-    """Seconds of the terms that depend on the number of tokens alone, host's fixed share included."""
-    costs = operator_costs(system, batch)
+def token_terms(system: System, batch: Batch, costs: dict[str, Cost]) -> Array:
+    """Seconds of the terms that depend on the number of tokens alone, host's fixed share included.
+
+    costs: `operator_costs` of the batch.
+    """
     step = system.calibration.step
     fixed = host_seconds(system, batch) - step.host_per_seq_s * (batch.decode_seqs + batch.prefill_seqs)
     return sum((costs[name].seconds for name in TOKEN_OPERATORS), start=jnp.asarray(0.0)) + fixed

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from mist_jax.physics.kernels_roofline import at_precision
 from mist_jax.pytree import pytree
 from mist_jax.system.hardware import COMPUTE_PRECISIONS, Hardware
 from mist_jax.system.model import Model
@@ -50,15 +51,12 @@ def default_energy_coefficients() -> EnergyCoefficients:
     )
 
 
-#: Which of the model's formats an operator multiplies in; the others multiply in 16 bits.
+#: Operators that multiply in one of the model's formats; the others multiply in 16 bits.
 _FORMATS = {
-    "attention_in": "attention_gemm_precision",
-    "attention_out": "attention_gemm_precision",
-    "attention_prefill": "attention_core_precision",
-    "attention_decode": "attention_core_precision",
-    "ffn_dense": "ffn_precision",
-    "ffn_shared": "ffn_precision",
-    "experts": "expert_precision",
+    "attention_gemm_precision": ("attention_in", "attention_out"),
+    "attention_core_precision": ("attention_prefill", "attention_decode"),
+    "ffn_precision": ("ffn_dense", "ffn_shared"),
+    "expert_precision": ("experts",),
 }
 
 
@@ -73,14 +71,11 @@ def equivalent_flops(hw: Hardware, model: Model, flops: Array, saving: Array = 1
 
     peak = jnp.asarray(hw.peak_flops)
     bf16 = peak[COMPUTE_PRECISIONS.index("bf16")]
-
-    def ratio(operator: str) -> Array:
-        if operator not in _FORMATS:
-            return jnp.ones_like(bf16)
-        rate = peak[jnp.asarray(getattr(model, _FORMATS[operator])).astype(int)]
-        return jnp.where(rate > bf16, bf16 / jnp.where(rate > 0, rate, 1.0), 1.0)
-
-    return flops * (1.0 - saving + saving * jnp.stack([ratio(operator) for operator in OPERATORS]))
+    formats = jnp.stack([jnp.asarray(getattr(model, name), float) for name in _FORMATS])
+    rates = at_precision(peak, formats)
+    narrow = saving * jnp.where(rates > bf16, 1.0 - bf16 / jnp.where(rates > 0, rates, 1.0), 0.0)
+    of = [[float(o in operators) for o in OPERATORS] for operators in _FORMATS.values()]
+    return flops * (1.0 - narrow @ jnp.asarray(of))
 
 
 #: Operators during which a chip mostly waits for others: it draws little beyond idle and the links' energy.

@@ -39,6 +39,7 @@ class Form(enum.Enum):
     DIFFERENTIABLE = "three copies: at the nodes, in the secant steps, at the root"
     VALUES = "two copies: nodes and secant steps are turns of one loop; no gradient"
     COMPACT = "one copy: the root is the last turn of that loop, and every turn works out the whole breakdown"
+    SHORT = "COMPACT, with products of one kind in one call: for programs that run a few times"
     FORWARD = (
         "one copy, with the root's gradient in forward mode: two more turns beside the root give its slope"
     )
@@ -55,6 +56,11 @@ def written_as(form: Form) -> Iterator[None]:
         yield
     finally:
         _FORM.reset(token)
+
+
+def is_short() -> bool:
+    """Whether what is traced now should be short rather than quick."""
+    return _FORM.get() is Form.SHORT
 
 
 def solve_load(
@@ -124,7 +130,8 @@ class _Search:
         a, b = jax.lax.fori_loop(0, BISECTIONS, halve, (low, self.high))
         n = jnp.sqrt(a * b)
         h = 0.01
-        slope = jnp.maximum((interpolated(n * (1 + h)) - interpolated(n * (1 - h))) / (2.0 * h / n), 1e-30)
+        below, above = jax.vmap(interpolated)(jnp.stack([n * (1 - h), n * (1 + h)]))
+        slope = jnp.maximum((above - below) / (2.0 * h / n), 1e-30)
         return n, n, jnp.zeros_like(n), slope
 
     def secant(self, state: tuple[Array, ...], value: Array) -> tuple[Array, ...]:

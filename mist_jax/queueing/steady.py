@@ -28,21 +28,32 @@ import jax.numpy as jnp
 from mist_jax.errors import Status
 from mist_jax.numerics import safe_divide
 from mist_jax.physics import step as physics_step
-from mist_jax.physics.memory import kv_bytes_per_chip, memory_use
+from mist_jax.physics.memory import MemoryUse, kv_bytes_per_chip, memory_use
 from mist_jax.physics.resolve import resolve
 from mist_jax.physics.step import StepTime
 from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
 from mist_jax.pytree import pytree, replace
 from mist_jax.queueing.admission import admission_lag, iterations_late
 from mist_jax.queueing.gated import gated_ttft
-from mist_jax.queueing.root import solve_load
+from mist_jax.queueing.root import is_short, solve_load
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Workload
 
 Array = Any
 
-#: Jitted so that the many places of one program that call them share one trace: half of the time to trace it.
-step_seconds, step_time = jax.jit(physics_step.step_seconds), jax.jit(physics_step.step_time)
+# Jitted so that the many places of one program that call them share one trace: half of the time to trace it.
+_step_time = jax.jit(physics_step.step_time, static_argnames="together")
+_step_seconds = jax.jit(physics_step.step_seconds, static_argnames="together")
+
+
+def step_time(system: System, batch: Batch) -> StepTime:
+    """`physics.step.step_time`, short or quick as the program is written."""
+    return _step_time(system, batch, together=is_short())
+
+
+def step_seconds(system: System, batch: Batch) -> Array:
+    """`physics.step.step_seconds`, likewise."""
+    return _step_seconds(system, batch, together=is_short())
 
 
 @pytree
@@ -79,6 +90,7 @@ class Lane:
     context: Array  #: mean cached tokens of a decoding sequence
     limit: Array  #: sequences that may decode at once (max_num_seqs, KV)
     request_kv: Array  #: tokens of KV one request needs at its end
+    memory: MemoryUse  #: of the replica
     spread: Array  #: further cached tokens that the mean prompt token attends to, as prompts differ in length
     ahead: Array  #: prompts ahead of the mean request because a benchmark starts with all of them at once
     interference: Array  #: share of the others' prefill that falls into a request's decoding (1: of all)
@@ -114,6 +126,7 @@ def make_lane(system: System, workload: Workload) -> Lane:
         context=context,
         limit=jnp.maximum(limit, 1.0),
         request_kv=held,
+        memory=memory,
         spread=0.5 * isl * workload.isl_cv**2,
         ahead=jnp.zeros_like(held),
         interference=jnp.ones_like(held),
@@ -399,7 +412,7 @@ def _result(
     shares = iteration_energy(system, step, pp)
     # idle power is drawn all the time, the rest while an iteration runs
     power = shares / step.seconds * jnp.where(jnp.arange(len(ENERGY_SHARES)) == 0, 1.0, busy)
-    memory = memory_use(system)
+    memory = lane.memory
     kept = kv_bytes_per_chip(system.model, system.parallel, lane.context)
     occupancy = safe_divide(n * pp * kept, jnp.maximum(memory.kv_budget, 0.0))
     status = _status(memory.kv_budget, memory.kv_tokens, lane.request_kv, system.model.max_context, unstable)

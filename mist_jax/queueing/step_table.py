@@ -54,7 +54,7 @@ def _terms(drafting: bool, system: System, point: Array) -> Array:
         emitting_prefills=emit,
     )
     plain = replace(system, engine=replace(system.engine, draft_tokens=0.0)) if drafting else system
-    costs = operator_costs(plain, batch)
+    costs = operator_costs(plain, batch, together=True)
 
     def total(names: tuple[str, ...], costs: Any = costs) -> Array:
         return sum((costs[name].seconds for name in names), start=jnp.asarray(0.0))
@@ -62,11 +62,11 @@ def _terms(drafting: bool, system: System, point: Array) -> Array:
     attention = total(_ATTENTION)
     if drafting:
         batch_of_drafts = replace(batch, decode_width=1.0 + system.engine.draft_tokens)
-        wide = operator_costs(system, batch_of_drafts)
+        wide = operator_costs(system, batch_of_drafts, together=True)
         attention = total((*_ATTENTION, "lm_head", "draft"), wide) - costs["lm_head"].seconds
         attention += host_seconds(system, batch) - host_seconds(plain, batch)
     head = costs["lm_head"].seconds + system.calibration.step.host_per_seq_s * emit
-    return jnp.stack([token_terms(plain, batch), total(_EXPERTS), head, attention])
+    return jnp.stack([token_terms(plain, batch, costs), total(_EXPERTS), head, attention])
 
 
 @lru_cache(maxsize=2)
