@@ -26,15 +26,11 @@ from typing import Any
 import numpy as np
 
 from mist_jax.paths import PACKAGE, cache_dir
-from mist_jax.programs import Effort
+from mist_jax.programs import COMPILING, Effort
 from mist_jax.queueing.root import Form, written_as
 
 #: Files that nothing read for so long are removed when a new one is written.
 KEEP_S = 30 * 86400.0
-
-
-#: Set when XLA starts to compile: seconds in which the interpreter is free for other work of the process.
-COMPILING = threading.Event()
 
 
 class Kept:
@@ -52,7 +48,7 @@ class Kept:
         """`name` must tell the function apart from all others; `effort` as in `programs.compiled`; `form` of the loads
         that it solves for: a function that takes derivatives needs `Form.DIFFERENTIABLE`."""
         self.function, self.name, self.effort, self.form = function, name, effort, form
-        self._known: dict[Any, tuple[Any, Any]] = {}
+        self._known: dict[Any, Any] = {}
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any) -> Any:
@@ -75,33 +71,43 @@ class Kept:
         types = tuple((v.shape, v.dtype.name) for v in values)
         key = (structure, types, jax.dtypes.canonicalize_dtype(np.float64).name)
         if key not in self._known:
+            keep: Callable[[], None] | None = None
             with self._lock:
                 if key not in self._known:
                     text = f"{self.name} {self.effort.name} {self.form.name} {key}"
-                    self._known[key] = self._find(structure, types, text, values)
+                    *self._known[key], keep = self._find(structure, types, text, values)
+            if keep is not None:
+                keep()  # another thread may run the program meanwhile
         return (*self._known[key], values)
 
-    def _find(self, structure: Any, types: tuple, key: str, values: list[Any]) -> tuple[Any, Any]:
+    def _find(
+        self, structure: Any, types: tuple, key: str, values: list[Any]
+    ) -> tuple[Any, Any, Callable[[], None] | None]:
+        """(program, skeleton of its result, what writes them for later processes)."""
         alias = _path(key)
         known = None if alias is None else _read(alias)
         if known is not None:
             program = _load(*known, values)
             if program is not None:
-                return program, known[1]
+                return program, known[1], None
         lowered, skeleton = self._lower(structure, types)
         if alias is None:
-            return lowered.compile(), skeleton
+            return lowered.compile(), skeleton, None
         # other sources, perhaps the same program
         name = _digest(f"{_machine()} {self.effort.name} {lowered.as_text()}")
-        program = _load(name, skeleton, values)
+        program, new = _load(name, skeleton, values), False
         if program is None:
             COMPILING.set()
             with _not_cached_by_jax() as was_read:
-                program = lowered.compile()
-            if was_read() or not _store(name, program):
-                return program, skeleton
-        _write(alias, pickle.dumps((name, skeleton)))
-        return program, skeleton
+                program, new = lowered.compile(), True
+            if was_read():
+                return program, skeleton, None
+
+        def keep() -> None:
+            if not new or _store(name, program):
+                _write(alias, pickle.dumps((name, skeleton)))
+
+        return program, skeleton, keep
 
     def _lower(self, structure: Any, types: tuple) -> tuple[Any, Any]:
         """The program ready to be compiled, and a pytree like its result with the places of the leaves."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import enum
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from mist_jax.paths import cache_dir
+
+#: Set when XLA starts to compile: seconds in which the interpreter is free for other work of the process.
+COMPILING = threading.Event()
 
 
 def keep_compiled() -> None:

@@ -32,7 +32,7 @@ SHAPES = {(4096, 1): 1.7, (256, 16): 1.3, (8, 512): 1.0, (2, 2048): 1.0}
 FLAT = (4096, 1)
 #: Points up to which programs are compiled quickly, and their shapes with the relative costs (45 and 15 us).
 SMALL = 100_000
-SMALL_SHAPES = {FLAT: 3.0, (8, 128): 1.0}
+SMALL_SHAPES = {FLAT: 3.0, (8, 128): 1.0, (2, 512): 1.0}
 
 #: How programs are written that are compiled with so much effort.
 FORMS = {Effort.LEAST: Form.SHORT, Effort.LITTLE: Form.COMPACT, Effort.FULL: Form.VALUES}

@@ -26,6 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mist_jax.errors import ConfigError
+from mist_jax.programs import COMPILING
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -174,7 +175,9 @@ class MistSweeper(BasicSweeper):
             config._set_flag("readonly", False)
             CHOICES[id(config)] = composer.choices(choice)
             if beside is not None and len(table.composed) == 1 and composer.all_known():
-                beside.submit(_compile_ahead, table, choice)
+                # tracing needs the interpreter, XLA does not: the other compositions wait for it
+                beside.submit(_compile_ahead, table, choice).add_done_callback(lambda _: COMPILING.set())
+                COMPILING.wait()
         return table
 
 

@@ -23,8 +23,7 @@ from mist_jax.explore.hydra_sweeper import CHOICES, JobTable, Swept
 from mist_jax.explore.jobs import JobsPlan
 from mist_jax.explore.sweep import _InMemory, labelled, run_boxes
 from mist_jax.io.netcdf import write_netcdf
-from mist_jax.kept_programs import COMPILING
-from mist_jax.programs import Effort
+from mist_jax.programs import COMPILING, Effort
 from mist_jax.schema import Scenario, parse_scenario
 from mist_jax.units import DIMENSIONS
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from mist_jax.variables import POOL_VARIABLES, VARIABLES
 
 #: Points of a box: what is evaluated, stored and resumed as one.
 BOX_POINTS = 1 << 17
+
+#: Boxes under way at once: XLA releases the interpreter while it runs, and one box hardly fills a core.
+WORKERS = 2
 
 #: A box: half-open index ranges, one an axis.
 Box = tuple[tuple[int, int], ...]
@@ -61,7 +65,9 @@ class Plan:
         pools = POOL_VARIABLES if self._pools() else {}
         self.known: dict[str, tuple[str, str]] = {**VARIABLES, **block.EXTRA, **pools}
         self.variables = self._chosen(variables)
-        self.box_points = box_points
+        # several blocks: a box for each worker
+        share = -(-self.points // WORKERS) if self.points > math.prod(block.FLAT) else self.points
+        self.box_points = min(box_points, share)
         self.effort = self._effort()
         self.shape_of_block = self._block()
 
@@ -155,8 +161,8 @@ class Plan:
         """The table of deployments (built on first use)."""
         axes = tuple(a for a, d in zip(self.axes, self.direct, strict=True) if not d)
         whole = Structure(self.scenario, axes, self.config_dir)
-        # worth a program of its own
-        return whole.trimmed() if self.effort is Effort.FULL else whole
+        # a few hundred points are not worth a program of their own
+        return whole if self.effort is Effort.LEAST else whole.trimmed()
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "structure"}

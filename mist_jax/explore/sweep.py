@@ -15,14 +15,11 @@ import numpy as np
 from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, Status
 from mist_jax.explore.groups import section_of
-from mist_jax.explore.plan import Box, Plan, status_text
+from mist_jax.explore.plan import WORKERS, Box, Plan, status_text
 from mist_jax.schema import Scenario
 
 if TYPE_CHECKING:
     import xarray as xr  # where a result is labelled: three quarters of a second that XLA's compiler can hide
-
-#: Boxes under way at once: XLA releases the interpreter while it runs, and one box hardly fills a core.
-WORKERS = 2
 
 
 def sweep(
