@@ -55,17 +55,22 @@ def gemms(
     """Seconds of several products of one kind.
 
     `m`, `n`, `depth`, `wb` are one for all, or a tuple of one a product. `together`: in one call of the kernel on
-    stacked arguments, the same numbers. That takes a third of a whole program's time to compile, and makes it slower by
-    a tenth: the stack is the innermost dimension of a block.
+    stacked arguments, the same numbers. That saves a quarter of a whole program's time to compile, and makes it slower
+    by a tenth or more: the stack is the innermost dimension of a block.
     """
     groups = [x if isinstance(x, tuple) else (x,) for x in (m, n, depth, wb)]
     count = max(map(len, groups))
+
+    def seconds(m: Array, n: Array, depth: Array, wb: Array) -> Array:
+        return k.gemm_time(use.coef, use.on(hw), m, n, depth, wb, ab, ob, None)
+
     if not together:
-        each = zip(*(g * count if len(g) == 1 else g for g in groups), strict=True)
-        return tuple(k.gemm_time(use.coef, use.on(hw), *x, ab, ob, None) for x in each)
+        return tuple(map(seconds, *(g * count if len(g) == 1 else g for g in groups)))
     shape = jnp.broadcast_shapes(*(jnp.shape(x) for g in groups if len(g) > 1 for x in g))
-    stacked = [g[0] if len(g) == 1 else jnp.stack([jnp.broadcast_to(x, shape) for x in g]) for g in groups]
-    return tuple(jnp.unstack(k.gemm_time(use.coef, use.on(hw), *stacked, ab, ob, None)))
+    m, n, depth, wb = (
+        g[0] if len(g) == 1 else jnp.stack([jnp.broadcast_to(x, shape) for x in g]) for g in groups
+    )
+    return tuple(jnp.unstack(seconds(m, n, depth, wb)))
 
 
 def kernels_of(system: System) -> ResolvedKernels:
