@@ -99,13 +99,33 @@ def chunk_per_rank(row: Any, dp: float) -> float:
     return (65536.0 if row.isl >= 8192 and not four_bit else 32768.0) / dp
 
 
+def recv_interval(row: Any) -> float:
+    """SGLang's `--scheduler-recv-interval` of the aggregated launches on B200: 10, from 16 requests in flight on 30.
+
+    SemiAnalysisAI/InferenceX, benchmarks/single_node/{dsr1_fp8,dsr1_fp4,qwen3.5_bf16,qwen3.5_fp8}_b200.sh; always 10 in
+    dsr1_fp8_b200_mtp.sh for TP4 and in glm5_fp4_b200.sh, 30 in qwen3.5_fp4_b200.sh; not set in glm5_fp8_b200.sh and in
+    the scripts for H200. Workers of two pools look at each iteration, or have no decodes to count.
+    """
+    if row.mode != "agg" or row.system != "b200_sxm":
+        return 1.0
+    four_bit = row.expert_precision == "nvfp4"
+    if "glm_5" in row.model:
+        return 10.0 if four_bit else 1.0
+    if "qwen3_5" in row.model and four_bit:
+        return 30.0
+    if "deepseek" in row.model and not four_bit and row.decode_tp == 4:
+        return 10.0
+    return 30.0 if row.concurrency >= 16 else 10.0
+
+
 def launch_settings(row: Any, pool: str = "decode") -> dict[str, float]:
     """The engine's settings as the public launch scripts of the runs set them; the rest by the engine's defaults.
 
     SemiAnalysisAI/InferenceX, benchmarks/*.sh (Apache-2.0), which hold no measurement: vLLM batches 8,192 tokens at
     0.9 of the memory; TensorRT-LLM gives 0.8 of the free memory to the KV cache (0.85 for gpt-oss, default 0.9) and
     batches max(8,192, ISL + concurrency) tokens (20,000 for gpt-oss, ISL + (1 + drafts) batch with speculation);
-    SGLang runs prompts apart from decodes, 32,768 tokens at 0.82 (16,384 at 0.85 in FP4, 8,192 at 0.95 for TP4).
+    SGLang runs prompts apart from decodes, 32,768 tokens at 0.82 (16,384 at 0.85 in FP4, 8,192 at 0.95 for TP4), and
+    on B200 looks at new requests every 10 or 30 decode iterations (`recv_interval`).
     """
     out = {
         "max_num_batched_tokens": 8192.0,
@@ -139,6 +159,7 @@ def launch_settings(row: Any, pool: str = "decode") -> dict[str, float]:
             out |= {"memory_utilization": 0.95, "max_num_batched_tokens": 8192.0}
         if row.mode == "disagg" and row.decode_tp * row.decode_dp <= 4:
             out |= {"memory_utilization": 0.95}
+        out["scheduler_recv_interval"] = recv_interval(row)
         dp = getattr(row, f"{pool}_dp")
         if row.mode == "disagg" and dp > 1:
             out["max_num_batched_tokens"] = chunk_per_rank(row, dp)

@@ -53,15 +53,16 @@ class Engine:
 
         return float(_step()(self.system, decode_batch(seqs, context)))
 
-    def request_s(self) -> float:
-        """Seconds of a request outside of iterations."""
-        return float(self.system.calibration.step.request_s)
+    def request_s(self, prompt: float) -> float:
+        """Seconds of a request of `prompt` tokens (cached ones too) outside of iterations, as in the steady state."""
+        step = self.system.calibration.step
+        return float(step.request_s + step.prompt_token_s * prompt)
 
     def batch_seconds(self, isl: float, osl: float, batch: float) -> float:
         """Offline latency of a batch: prefill of all, then osl - 1 decode steps (context grows)."""
         contexts = isl + np.linspace(1, osl - 1, 8)
         steps = np.mean([self.decode(batch, c) for c in contexts])
-        return self.request_s() + self.prefill(isl, 0.0, batch) + (osl - 1) * steps
+        return self.request_s(isl) + self.prefill(isl, 0.0, batch) + (osl - 1) * steps
 
     def kv_token_bytes(self) -> float:
         """KV bytes per token, all layers, not sharded (long context)."""
@@ -99,7 +100,7 @@ def mooncake_1p1d() -> Iterator[Row]:
         yield row(f"KV transfer, {prompt} tokens", transfer, 1e3 * moved, "ms", source, basis)
         # Both engines handle the request; the decode engine's first iteration yields the token the client
         # sees.
-        total = 2 * engine.request_s() + engine.prefill(prompt) + moved + engine.decode(1.0, prompt)
+        total = 2 * engine.request_s(prompt) + engine.prefill(prompt) + moved + engine.decode(1.0, prompt)
         yield row(f"TTFT, {prompt} tokens", ttft, 1e3 * total, "ms", source)
 
 
@@ -111,9 +112,9 @@ def llm_d_repeat() -> Iterator[Row]:
     """
     engine = Engine("hardware=h100_sxm", "model=qwen3_32b", "parallelism=tp2")
     source = "llm-d documentation, precise prefix-cache routing"
-    yield row("TTFT, cold", 4.3, engine.request_s() + engine.prefill(10000.0), "s", source, "trend",
+    yield row("TTFT, cold", 4.3, engine.request_s(10000.0) + engine.prefill(10000.0), "s", source, "trend",
               tokens=10000)  # fmt: skip
-    cached = engine.request_s() + engine.prefill(128.0, 9872.0)
+    cached = engine.request_s(10000.0) + engine.prefill(128.0, 9872.0)
     yield row("TTFT, cached", 0.6, cached, "s", source, "trend", new_tokens=128)
 
 
@@ -130,8 +131,8 @@ def llm_d_pull() -> Iterator[Row]:
             prompt_tokens=float(prefix), kv_bytes_per_token=engine.kv_token_bytes(), kv_layers=engine.layers()
         )
         moved = float(seconds(stage.function(params, work), on.rate))
-        fixed = engine.request_s() + engine.prefill(64.0, prefix)
-        again = engine.request_s() + engine.prefill(prefix)
+        fixed = engine.request_s(prefix + 64.0) + engine.prefill(64.0, prefix)
+        again = engine.request_s(prefix) + engine.prefill(prefix)
         yield row(f"recompute {prefix} tokens", recompute, 1e3 * again, "ms", source)
         yield row(f"pull {prefix} tokens", pull, 1e3 * (fixed + moved), "ms", source, new_tokens=64)
 
@@ -182,8 +183,8 @@ def lmcache_tiers() -> Iterator[Row]:
         for tier, rate in (("host", "400 GB/s"), ("nvme", "52 GB/s")):
             params = stage.build({"tier": tier, "hit_rate": 1.0, "bandwidth": rate})
             loads.append(float(seconds(stage.function(params, work), on.rate)))
-        hit = engine.request_s() + engine.prefill(256.0, prefix)
-        miss = engine.request_s() + engine.prefill(prefix + 256.0)
+        hit = engine.request_s(prefix + 256.0) + engine.prefill(256.0, prefix)
+        miss = engine.request_s(prefix + 256.0) + engine.prefill(prefix + 256.0)
         # the first of the 20 requests of a prefix finds it nowhere
         warm_before = in_device * hit + (1 - in_device) * miss
         warm_after = hit + in_host * loads[0] + (1 - in_device - in_host) * loads[1]

@@ -196,6 +196,7 @@ def build_engine(
         kv_blocks=spec.num_gpu_blocks or 0.0,
         uneven_exchange=uneven_exchange(spec.name),
         gathers_prompts=gathers_prompts(spec.name),
+        scheduler_recv_interval=spec.scheduler_recv_interval,
         query_tile=query_tile(spec.name, hardware.generation),
         two_batches=float(overlaps_exchange(spec, hardware, parallel)),
         ahead=float(schedules_ahead(spec, parallel.pp)),

@@ -221,6 +221,7 @@ def _engines(
         ahead=build.schedules_ahead(engine, float(system.parallel.pp)),
         # measured where one engine does both; pools are fitted without it
         lag=float(admission_lag(system)) if scenario.prefill is None else 0.0,
+        poll=int(engine.scheduler_recv_interval) if scenario.prefill is None else 1,
         count=int(parallelism.replicas * parallelism.dp),
         # experts are spread over the attention-DP ranks, so that every iteration needs all of them
         ranks=int(parallelism.dp) if float(system.model.moe_layers) > 0 else 1,

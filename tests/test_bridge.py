@@ -173,6 +173,23 @@ def test_what_engines_wait_before_they_look_at_a_request_is_played_too(engine: s
         assert float(steady[name]) == pytest.approx(mean, rel=0.03), name
 
 
+@pytest.mark.parametrize("interval", [10, 30])
+def test_looks_at_new_requests_are_apart_in_both(interval: int):
+    base = ["model=llama3_1_8b", "hardware=h100_sxm", "engine=sglang", "workload.arrivals=poisson"]
+    base += ["workload.requests=3000", "workload.isl=1024", "workload.osl=512", "workload.rate=5"]
+    scenario = mist.load([*base, f"engine.scheduler_recv_interval={interval}"])
+    steady, played = mist.evaluate(scenario), mist.play(scenario)
+    each = mist.evaluate(mist.load(base))
+    for name in ("ttft_s", "tpot_s"):
+        mean = float(played[name][300:].mean())
+        assert float(steady[name]) == pytest.approx(mean, rel=0.03), name
+    # the wait for the look, and the prompts that gather before it
+    assert float(steady.ttft_s - each.ttft_s) > 0.5 * (interval - 1) * float(steady.step_s)
+    # which share an iteration then: fewer hold decodes up
+    assert float(steady.prefill_share) < float(each.prefill_share)
+    assert float(steady.tpot_s) < float(each.tpot_s)
+
+
 def test_only_ranks_that_hold_prompts_back_let_them_wait():
     ranks = ["model=qwen3_30b_a3b", "hardware=h200_sxm", "parallelism=tp1"]
     lag = {}

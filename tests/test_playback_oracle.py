@@ -48,6 +48,7 @@ def random_engine(rng, table, policy="vllm", **fields):
         "policy": policy,
         "ahead": policy in AHEAD and bool(rng.integers(2)),
         "lag": float(rng.choice([0.0, 0.0, 0.3, 1.7, 3.0])),
+        "poll": int(rng.choice([1, 1, 1, 4, 9])),
     }
     return Engine(table, kv, **{**base, **fields})
 

@@ -213,6 +213,9 @@ def _sglang(scenario: Scenario, hardware: HardwareSpec, par: ParallelismSpec, en
     if eng.num_gpu_blocks:
         tokens = eng.num_gpu_blocks * eng.block_size
         f.append(Flag("--max-total-tokens", _count(tokens), "KV tokens fixed in the description"))
+    if eng.scheduler_recv_interval > 1:
+        text = "decode iterations between two looks at new requests"
+        f.append(Flag("--scheduler-recv-interval", _count(eng.scheduler_recv_interval), text))
     f += _kv_flag(scenario, 1)
     if not eng.cuda_graphs:
         f.append(Flag("--disable-cuda-graph", None, "every kernel is launched on its own"))

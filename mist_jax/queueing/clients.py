@@ -35,6 +35,8 @@ class Engine:
             prompts and mix them with decodes.
         lag: decode iterations, beyond the one in flight, that a new request waits before the scheduler looks at it, if
             any decode; those who come during one iteration wait alike, and the mean over iterations is this number.
+        poll: it looks after every so many decode iterations alone (SGLang's `scheduler_recv_interval`). Iterations are
+            counted from the start of the play, where SGLang counts anew after one with prompts.
         role: "both", "prefill" or "decode". group: platform, for local disaggregation. link: name (see
             `Link`).
         model: requests with this model come here. heavy: takes the long prompts of a heavy/light router.
@@ -59,6 +61,7 @@ class Engine:
     overlap_load: bool = False
     ahead: bool = False
     lag: float = 0.0
+    poll: int = 1
     role: str = "both"
     group: int = 0
     link: str = ""
@@ -158,6 +161,8 @@ def engine_record(rec: Any, e: Engine, table: int, links: dict[str, int], unit_t
         )
     if not 0.0 <= e.lag < 1e6:
         raise ValueError(f"{e.name}: lag must be a number of iterations from 0 up, not {e.lag!r}")
+    if not 1 <= e.poll < 1e6 or e.poll != int(e.poll):
+        raise ValueError(f"{e.name}: poll must be a whole number of iterations from 1 up, not {e.poll!r}")
     if e.order not in ("fcfs", "priority", "shortest"):
         raise ValueError(f"{e.name}: order is fcfs, priority or shortest, not {e.order!r}")
     roles = {"both": 3, "prefill": st.ROLE_PREFILL, "decode": st.ROLE_DECODE}
@@ -180,7 +185,7 @@ def engine_record(rec: Any, e: Engine, table: int, links: dict[str, int], unit_t
         e.kv_bytes_per_token,
         links.get(e.link, 0),
     )
-    rec["ahead"], rec["lag"] = e.ahead, e.lag
+    rec["ahead"], rec["lag"], rec["poll"] = e.ahead, e.lag, e.poll
     rec["free"] = e.kv_blocks
     rec["ranks"], rec["stages"] = e.ranks, e.table.pp
 

@@ -56,6 +56,7 @@ def gated_ttft(
     occupied: Array,
     fixed: Array = 0.0,
     beside: Array = 1.0,
+    every: Array = 1.0,
 ) -> Array:
     """Mean seconds from arrival to the end of the prompt's last iteration.
 
@@ -67,6 +68,7 @@ def gated_ttft(
         room: tokens of an iteration left for prefill.
         occupied: probability that an arrival finds an iteration under way.
         fixed: s that an iteration with prompts takes longer, whatever their number.
+        every: iterations from one opening of the gate to the next; the wait for it is not in the result.
         beside: share of `decode` in an iteration with prompts (0: prompts run in iterations of their own).
     """
     rho = jnp.clip(rate * prompt, 0.0, 0.995)
@@ -74,13 +76,13 @@ def gated_ttft(
     # p depends on E[tau], which depends on p: two turns suffice
     chunks = expected_chunks(isl, cv, room)
     busy = beside * decode + fixed
-    came = -jnp.expm1(-rate * chunks * decode / (1.0 - rho))
-    came = -jnp.expm1(-rate * chunks * (decode + came * (busy - decode)) / (1.0 - rho))
+    came = -jnp.expm1(-every * rate * chunks * decode / (1.0 - rho)) / every
+    came = -jnp.expm1(-every * rate * chunks * (decode + came * (busy - decode)) / (1.0 - rho)) / every
     first = (decode + came * (busy - decode)) / (1.0 - rho)
     base = came * busy**2 + (1.0 - came) * decode**2
     second = (base + (2.0 * busy + prompt * square) * rho * first) / (1.0 - rho**2)
     window = occupied * second / first
-    half = 0.5 * rate * window * prompt  # the prompts of the window ahead, and those behind
+    half = 0.5 * rate * every * window * prompt  # the prompts of the window ahead, and those behind
     # the budget: a prompt's share of full iterations serves it no faster than this
     service = prompt + busy * isl / room
     full = jnp.clip(rate * service, 0.0, 0.995)

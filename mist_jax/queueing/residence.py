@@ -41,7 +41,8 @@ def _first_look(S, c):
     k = clients(S)[c]
     following = k.step + (1 if k.busy and k.step_decodes > 0 else 0)
     whole = np.floor((following + 1.0) * k.lag) - np.floor(following * k.lag)
-    return following + np.int64(whole)
+    due = following + np.int64(whole)
+    return due + (-due) % k.poll
 
 
 @kernel

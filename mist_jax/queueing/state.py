@@ -80,7 +80,7 @@ CLIENT = np.dtype(
         ("threshold", "i8"), ("watermark", "i8"), ("order", "i1"), ("reserve", "i1"),
         ("chunked", "i1"), ("mix", "i1"), ("lock", "i1"), ("decode_first", "i1"),
         ("prefix", "i1"), ("unit_tokens", "i4"), ("unit_blocks", "i4"), ("tiers", "i4", (TIERS,)),
-        ("overlap_load", "i1"), ("ahead", "i1"), ("lag", "f8"), ("kv_bytes", "f8"), ("link", "i4"),
+        ("overlap_load", "i1"), ("ahead", "i1"), ("lag", "f8"), ("poll", "i8"), ("kv_bytes", "f8"), ("link", "i4"),
         ("servers", "i4"), ("max_batch", "i4"), ("window", "f8"), ("service", "f8", (3,)),
         ("ranks", "i4"), ("peer", "i4"), ("stages", "i4"), ("pipe", "i4"),
         # state

@@ -33,7 +33,7 @@ from mist_jax.physics.resolve import resolve
 from mist_jax.physics.step import StepTime
 from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
 from mist_jax.pytree import pytree, replace
-from mist_jax.queueing.admission import admission_lag, iterations_late
+from mist_jax.queueing.admission import admission_lag, between_looks, iterations_late
 from mist_jax.queueing.gated import gated_ttft
 from mist_jax.queueing.root import is_short, solve_load
 from mist_jax.system.batch import Batch
@@ -175,15 +175,18 @@ def chunk_tokens(lane: Lane, m: Array, others: Array) -> tuple[Array, Array, Arr
     """(budget for prefill, tokens of a mixed iteration, share of mixed iterations) at batch `m`, of which
     `others` decode besides the observer. The chunk grows from one prompt to the whole budget with the demand.
 
-    Prompts that come at random, y in the mean iteration, make a share 1 - exp(-y) of the iterations mixed.
+    Prompts that come at random, y between two looks at them, make a share 1 - exp(-y) of the iterations after a look
+    mixed. Those that come back one by one (closed loops) are together only where there is not a look an iteration.
     """
     budget = lane.system.engine.max_num_batched_tokens
     used = m * lane.width * (1.0 - lane.system.engine.separate_prefill)
     room = jnp.maximum(budget - used, 0.05 * budget)
     demand = lane.isl * others * lane.interference / lane.steps
     single = jnp.minimum(lane.isl, room)
-    y = jnp.maximum(demand / single, 1e-6)
-    together = jnp.maximum(demand, single * (1.0 + lane.bunched * (-y / jnp.expm1(-y) - 1.0)))
+    every = lane.system.engine.scheduler_recv_interval
+    y = jnp.maximum(every * demand / single, 1e-6)
+    bunched = jnp.where(every > 1.0, 1.0, lane.bunched)
+    together = jnp.maximum(demand, single * (1.0 + bunched * (-y / jnp.expm1(-y) - 1.0)))
     tokens = jnp.minimum(together, room)
     return room, tokens, jnp.minimum(demand / tokens, 1.0)
 
@@ -357,7 +360,7 @@ def _open_ttft(lane: Lane, workload: Workload, point: Any) -> Array:
     prompt = (mixed - decode) * lane.isl / tokens
     occupied = -jnp.expm1(-(point.n + point.rate * prompt))
     step = lane.system.calibration.step
-    late = admission_lag(lane.system) + lane.system.engine.ahead
+    late = admission_lag(lane.system) + between_looks(lane.system) + lane.system.engine.ahead
     outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
     late = late * occupied * point.mean
     apart = lane.system.engine.separate_prefill
@@ -366,7 +369,18 @@ def _open_ttft(lane: Lane, workload: Workload, point: Any) -> Array:
     return (
         outside
         + late
-        + gated_ttft(point.rate, decode, own, lane.isl, workload.isl_cv, room, occupied, fixed, 1.0 - apart)
+        + gated_ttft(
+            point.rate,
+            decode,
+            own,
+            lane.isl,
+            workload.isl_cv,
+            room,
+            occupied,
+            fixed,
+            1.0 - apart,
+            lane.system.engine.scheduler_recv_interval,
+        )
     )
 
 

@@ -191,7 +191,8 @@ class Engine:
             key = -1.0 if front else float(r.prompt)
         coming = self.decode_steps + any(r.decoding for r, _ in self.batch or [])
         wait = math.floor((coming + 1.0) * self.spec.lag) - math.floor(coming * self.spec.lag)
-        r.looked_at = 0 if front else coming + wait
+        looked = math.ceil((coming + wait) / self.spec.poll) * self.spec.poll
+        r.looked_at = 0 if front else looked
         if front:
             self.front -= 1
             self.waiting.append((key, self.front, r))
