@@ -1,6 +1,6 @@
 """Pipelines in steady state, many at once: mean times of every stage.
 
-    lambda given (open), or lambda E2E(lambda) = concurrency (closed)
+    lambda given (open), or lambda E2E(lambda) = concurrency (`pipelines.closed`)
     services, transfers   `pipelines.sharing`: max-min shares among all stages of a client at their arrival rates
     LLM calls             `pipelines.llm`: the pool's steady state under the mix of its stages
     delays                mean of the log-normal
@@ -27,8 +27,9 @@ import numpy as np
 
 from mist_jax.pipelines import sharing
 from mist_jax.pipelines.clients import MAIN
-from mist_jax.pipelines.dag import critical_path, shards_of
-from mist_jax.pipelines.llm import Calls, Pools, call_seconds, left_of, mix_of, whole
+from mist_jax.pipelines.closed import closed_loop
+from mist_jax.pipelines.dag import shards_of
+from mist_jax.pipelines.llm import Calls, Pools, call_alone, call_seconds, left_of, mix_of, whole
 from mist_jax.pipelines.member import Member
 from mist_jax.pipelines.points import rows, stacked
 from mist_jax.pipelines.queue import Queue
@@ -38,7 +39,6 @@ from mist_jax.stages.protocol import Work
 Array = np.ndarray
 _ROUNDS = 8  # of the batch sizes' fixed point
 _GROWING = 0.9  # load that a batching stage counts for among the others of its client
-_HALVINGS = 40  # of the closed loop's rate
 
 #: Numbers of the workload that may differ between points of one member.
 LOAD = ("isl", "osl", "osl_cv", "rate", "concurrency")
@@ -226,12 +226,13 @@ class Batch:
         assert asked is not None
         return asked, shared, factor, batch, arrivals
 
-    def at(self, rate: Array, closed: Array | None = None) -> StageTimes:
-        """Means at `rate` [points] requests/s; with `closed` [points], the main pool holds that many sequences."""
+    def at(self, rate: Array, alone: bool = True) -> StageTimes:
+        """Means at `rate` [points] requests/s; without `alone`, what LLM calls take with nobody else there is zero (a
+        steady state less of every pool)."""
         nodes = self.nodes
         asked, shared, factor, batch, arrivals = self._services(rate)
         come = rate[:, None] * self.probability
-        alone, seconds = shared["alone"].copy(), np.zeros(come.shape)
+        apart, seconds = shared["alone"].copy(), np.zeros(come.shape)
         median, sigma = np.asarray(asked.median_s), np.asarray(asked.sigma)
         for i, n in enumerate(nodes):
             if n.type in ("service", "transfer"):
@@ -239,7 +240,7 @@ class Batch:
                 queue = Queue(self.groups[:, i], self.limit[:, i], self.window[:, i], speed)
                 seconds[:, i] = queue.seconds(asked, shared, i, factor[:, i], batch[:, i], come[:, i])
             elif n.type == "delay":
-                seconds[:, i] = alone[:, i] = median[:, i] * np.exp(0.5 * sigma[:, i] ** 2)
+                seconds[:, i] = apart[:, i] = median[:, i] * np.exp(0.5 * sigma[:, i] ** 2)
         first = np.zeros(come.shape)
         calls, states, left = {}, {}, {}
         for name, pools in self.pools.items():
@@ -247,21 +248,37 @@ class Batch:
             if not own:
                 continue
             calls[name] = own, self._calls(own, asked, rate)
-            mine = closed is not None and name == MAIN
             left[name] = left_of(shared["utilization"][:, self.names.index(name)])
             mix = mix_of(calls[name][1])
-            out = pools.run("closed" if mine else "open", mix, closed if mine else 1.0, scale=left[name])
-            states[name] = out
-            seconds[:, own], alone[:, own], first[:, own] = call_seconds(pools, out, mix, calls[name][1])
-        expected = self.expected(seconds, asked)
-        finish = np.zeros(come.shape)
-        for i, node in enumerate(nodes):
-            finish[:, i] = self.pipeline.parents_ended(finish.T, node) + expected[:, i]
-        return StageTimes(
-            rate=rate, seconds=seconds, alone=alone, expected=expected, finish=finish, batch=batch, arrivals=arrivals,
-            factor=factor, shared=shared,
-            calls=calls, states=states, left=left, first=first, asked=asked,
+            states[name] = pools.run("open", mix, scale=left[name])
+            seconds[:, own], first[:, own] = call_seconds(pools, states[name], mix, calls[name][1])
+            if alone:
+                apart[:, own] = call_alone(pools, mix, calls[name][1])
+        return self._ended(
+            StageTimes(
+                rate=rate, seconds=seconds, alone=apart, expected=seconds, finish=seconds, batch=batch,
+                arrivals=arrivals, factor=factor, shared=shared,
+                calls=calls, states=states, left=left, first=first, asked=asked,
+            )
         )  # fmt: skip
+
+    def holding(self, times: StageTimes, sequences: Array) -> StageTimes:
+        """`times` where the main pool holds so many sequences [points] instead of being offered the rate."""
+        own, calls = times.calls[MAIN]
+        pools, mix = self.pools[MAIN], mix_of(calls)
+        state = pools.run("closed", mix, sequences, scale=times.left[MAIN])
+        seconds, first = times.seconds.copy(), times.first.copy()
+        seconds[:, own], first[:, own] = call_seconds(pools, state, mix, calls)
+        states = {**times.states, MAIN: state}
+        return self._ended(dataclasses.replace(times, seconds=seconds, first=first, states=states))
+
+    def _ended(self, times: StageTimes) -> StageTimes:
+        """`times` with what follows from the nodes' seconds: what each adds, and the longest path to its end."""
+        expected = self.expected(times.seconds, times.asked)
+        finish = np.zeros(expected.shape)
+        for i, node in enumerate(self.nodes):
+            finish[:, i] = self.pipeline.parents_ended(finish.T, node) + expected[:, i]
+        return dataclasses.replace(times, expected=expected, finish=finish)
 
     def expected(self, seconds: Array, asked: Asked) -> Array:
         """Mean time that each node adds: probability of running times its time."""
@@ -293,45 +310,11 @@ class Batch:
     def solve(self) -> tuple[StageTimes, Array]:
         """(the operating points, load): at the offered rates, or where the closed loops settle."""
         if self.closed:
-            times = self._closed(self.load["concurrency"])
-            return times, np.ones(len(self.members))
+            return closed_loop(self, self.load["concurrency"]), np.ones(len(self.members))
         times = self.at(self.load["rate"])
         loads = [np.asarray(whole(s).load) for s in times.states.values()]
         busiest = times.shared["utilization"].max(axis=(1, 2), initial=0.0)
         return times, np.max([*loads, busiest], axis=0)
-
-    def _closed(self, concurrency: Array) -> StageTimes:
-        """Where lambda = rate of the main pool with the requests that are not elsewhere (Little's law)."""
-        high = concurrency / np.maximum(self.ends(self.at(np.full(concurrency.shape, 1e-9))), 1e-9)
-        low, rate = np.zeros_like(high), 0.5 * high
-        todo = np.arange(len(high))
-        for _ in range(_HALVINGS):
-            part = self if len(todo) == len(high) else self.take(todo)
-            rate[todo] = 0.5 * (low[todo] + high[todo])
-            times = part._closed_at(rate[todo], concurrency[todo])
-            more = part._main_rate(times) > rate[todo]
-            low[todo] = np.where(more, rate[todo], low[todo])
-            high[todo] = np.where(more, high[todo], rate[todo])
-            todo = np.flatnonzero(high - low >= 1e-6 * high)
-            if not todo.size:
-                break
-        return self._closed_at(rate, concurrency)
-
-    def _closed_at(self, rate: Array, concurrency: Array) -> StageTimes:
-        outer = self.at(rate)
-        mine = np.array([n.type == "engine" and n.client == MAIN for n in self.nodes])
-        elsewhere = (outer.expected * (critical_path(self.pipeline, outer.finish) & ~mine)).sum(axis=1)
-        own, calls = outer.calls[MAIN]
-        spent = calls.rate * outer.seconds[:, own] / calls.rounds
-        branches = (spent * calls.branches).sum(axis=1) / np.maximum(spent.sum(axis=1), 1e-300)
-        inside = np.maximum(concurrency - rate * elsewhere, 1e-6) * branches
-        return self.at(rate, closed=inside)
-
-    def _main_rate(self, times: StageTimes) -> Array:
-        """Requests/s that the main pool completes with the sequences it holds."""
-        _, calls = times.calls[MAIN]
-        per_request = (calls.rate * calls.branches).sum(axis=1) / times.rate
-        return np.asarray(whole(times.states[MAIN]).rate) / per_request
 
 
 def _kept(done: Array, before: dict[str, Array], now: dict[str, Array]) -> dict[str, Array]:
