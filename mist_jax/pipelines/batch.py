@@ -29,10 +29,21 @@ from mist_jax.pipelines import sharing
 from mist_jax.pipelines.clients import MAIN
 from mist_jax.pipelines.closed import closed_loop
 from mist_jax.pipelines.dag import shards_of
-from mist_jax.pipelines.llm import Calls, Pools, call_alone, call_seconds, left_of, mix_of, whole
+from mist_jax.pipelines.llm import (
+    Calls,
+    Pools,
+    call_alone,
+    call_seconds,
+    call_times,
+    left_of,
+    mix_of,
+    weighed,
+    whole,
+)
 from mist_jax.pipelines.member import Member
 from mist_jax.pipelines.points import rows, stacked
 from mist_jax.pipelines.queue import Queue
+from mist_jax.pipelines.slower import Slower
 from mist_jax.pipelines.walk import Asked, Serving, mean_params, shape_of, walk_program
 from mist_jax.stages.protocol import Work
 
@@ -59,6 +70,9 @@ class StageTimes:
     shared: dict[str, Array]  #: of `sharing.apart`
     calls: dict[str, tuple[list[int], Calls]]  #: pool → nodes and their calls
     states: dict[str, Any]  #: pool → steady state
+    tpot: dict[
+        str, Array
+    ]  #: pool → seconds between tokens of one sequence; of `states` unless the batch is slowed
     left: dict[str, dict[str, Array]]  #: pool → shares of its chips that services leave to iterations
     first: Array  #: seconds to the first token, of LLM nodes
     asked: Asked
@@ -114,6 +128,8 @@ class Batch:
         self.groups = np.maximum(count // shards, 1.0)
         params = {id(m): mean_params(m.pipeline) for m in dict.fromkeys(members)}
         self.params = stacked([params[id(m)] for m in members])
+        #: pool → factors on the times of its calls, at one end of an interval
+        self.slower: dict[str, Slower] = {}
         self.start = self._start()
         self.serving = self._serving()
 
@@ -134,6 +150,7 @@ class Batch:
         other = copy.copy(self)
         other.members = [self.members[k] for k in at]
         other.pools = {name: pools.take(at) for name, pools in self.pools.items()}
+        other.slower = {name: slower.take(at) for name, slower in self.slower.items()}
         for name in (
             "load", "probability", "limit", "window", "machine_rate", "interference", "shards", "per_machine", "groups",
             "params", "start", "serving",
@@ -229,10 +246,18 @@ class Batch:
     def at(self, rate: Array, alone: bool = True) -> StageTimes:
         """Means at `rate` [points] requests/s; without `alone`, what LLM calls take with nobody else there is zero (a
         steady state less of every pool)."""
+        times = self.offered(self._without_calls(rate))
+        if alone:
+            for name, (own, calls) in times.calls.items():
+                times.alone[:, own] = call_alone(self.pools[name], mix_of(calls), calls)
+        return times
+
+    def _without_calls(self, rate: Array) -> StageTimes:
+        """Means of services, transfers and delays, and what LLM pools are asked for."""
         nodes = self.nodes
         asked, shared, factor, batch, arrivals = self._services(rate)
         come = rate[:, None] * self.probability
-        apart, seconds = shared["alone"].copy(), np.zeros(come.shape)
+        alone, seconds = shared["alone"].copy(), np.zeros(come.shape)
         median, sigma = np.asarray(asked.median_s), np.asarray(asked.sigma)
         for i, n in enumerate(nodes):
             if n.type in ("service", "transfer"):
@@ -240,37 +265,63 @@ class Batch:
                 queue = Queue(self.groups[:, i], self.limit[:, i], self.window[:, i], speed)
                 seconds[:, i] = queue.seconds(asked, shared, i, factor[:, i], batch[:, i], come[:, i])
             elif n.type == "delay":
-                seconds[:, i] = apart[:, i] = median[:, i] * np.exp(0.5 * sigma[:, i] ** 2)
-        first = np.zeros(come.shape)
-        calls, states, left = {}, {}, {}
-        for name, pools in self.pools.items():
+                seconds[:, i] = alone[:, i] = median[:, i] * np.exp(0.5 * sigma[:, i] ** 2)
+        calls, left = {}, {}
+        for name in self.pools:
             own = [i for i, n in enumerate(nodes) if n.type == "engine" and n.client == name]
-            if not own:
-                continue
-            calls[name] = own, self._calls(own, asked, rate)
-            left[name] = left_of(shared["utilization"][:, self.names.index(name)])
-            mix = mix_of(calls[name][1])
-            states[name] = pools.run("open", mix, scale=left[name])
-            seconds[:, own], first[:, own] = call_seconds(pools, states[name], mix, calls[name][1])
-            if alone:
-                apart[:, own] = call_alone(pools, mix, calls[name][1])
-        return self._ended(
-            StageTimes(
-                rate=rate, seconds=seconds, alone=apart, expected=seconds, finish=seconds, batch=batch,
-                arrivals=arrivals, factor=factor, shared=shared,
-                calls=calls, states=states, left=left, first=first, asked=asked,
-            )
+            if own:
+                calls[name] = own, self._calls(own, asked, rate)
+                left[name] = left_of(shared["utilization"][:, self.names.index(name)])
+        return StageTimes(
+            rate=rate, seconds=seconds, alone=alone, expected=seconds, finish=seconds, batch=batch, arrivals=arrivals,
+            factor=factor, shared=shared, calls=calls, states={}, tpot={}, left=left, first=np.zeros(come.shape),
+            asked=asked,
         )  # fmt: skip
+
+    def offered(self, times: StageTimes) -> StageTimes:
+        """`times` with the LLM pools under the rates that their stages offer."""
+        found = {}
+        for name, (_, calls) in times.calls.items():
+            pools, mix, left = self.pools[name], mix_of(calls), times.left[name]
+            state = pools.run("open", mix, scale=left)
+            own = call_times(pools, state, mix, calls)
+            if name in self.slower:
+                # a closed loop's own pool holds what it holds, however slow it is
+                stretches = not (self.closed and name == MAIN)
+                own = self.slower[name].of(own, pools, mix, calls, left if stretches else None)
+            found[name] = state, own
+        return self._with_calls(times, found)
 
     def holding(self, times: StageTimes, sequences: Array) -> StageTimes:
         """`times` where the main pool holds so many sequences [points] instead of being offered the rate."""
-        own, calls = times.calls[MAIN]
-        pools, mix = self.pools[MAIN], mix_of(calls)
-        state = pools.run("closed", mix, sequences, scale=times.left[MAIN])
+        _, calls = times.calls[MAIN]
+        mix = mix_of(calls)
+        state = self.pools[MAIN].run("closed", mix, sequences, scale=times.left[MAIN])
+        return self._with_calls(times, {MAIN: (state, self._scaled(MAIN, state, calls))})
+
+    def scaled(self, times: StageTimes) -> StageTimes:
+        """`times` with the factors of `slower` on the times of LLM calls, under the same load."""
+        return self._with_calls(
+            times, {name: (times.states[name], self._scaled(name, times.states[name], calls))
+                    for name, (_, calls) in times.calls.items()},
+        )  # fmt: skip
+
+    def _scaled(self, name: str, state: Any, calls: Calls) -> tuple[Array, Array]:
+        pools, mix = self.pools[name], mix_of(calls)
+        own = call_times(pools, state, mix, calls)
+        return self.slower[name].of(own, pools, mix, calls) if name in self.slower else own
+
+    def _with_calls(self, times: StageTimes, found: dict[str, tuple[Any, tuple[Array, Array]]]) -> StageTimes:
+        """`times` with these states, and times (of `call_times`), of LLM pools, and what follows for the request."""
         seconds, first = times.seconds.copy(), times.first.copy()
-        seconds[:, own], first[:, own] = call_seconds(pools, state, mix, calls)
-        states = {**times.states, MAIN: state}
-        return self._ended(dataclasses.replace(times, seconds=seconds, first=first, states=states))
+        for name, (_, (one, tpot)) in found.items():
+            own, calls = times.calls[name]
+            seconds[:, own], first[:, own] = call_seconds(calls, one, tpot)
+        states = times.states | {name: state for name, (state, _) in found.items()}
+        tpots = times.tpot | {name: tpot for name, (_, (_, tpot)) in found.items()}
+        return self._ended(
+            dataclasses.replace(times, seconds=seconds, first=first, states=states, tpot=tpots)
+        )
 
     def _ended(self, times: StageTimes) -> StageTimes:
         """`times` with what follows from the nodes' seconds: what each adds, and the longest path to its end."""
@@ -283,7 +334,7 @@ class Batch:
     def expected(self, seconds: Array, asked: Asked) -> Array:
         """Mean time that each node adds: probability of running times its time."""
         made = np.array([n.type == "engine" for n in self.nodes])
-        return self.probability * np.where(made, np.asarray(asked.call.probability), 1.0) * seconds
+        return weighed(self.probability * np.where(made, np.asarray(asked.call.probability), 1.0), seconds)
 
     def _calls(self, own: list[int], asked: Asked, rate: Array) -> Calls:
         call = jax.tree.map(lambda x: np.asarray(x)[:, own], asked.call)

@@ -16,7 +16,7 @@ import numpy as np
 
 from mist_jax.pipelines.clients import MAIN
 from mist_jax.pipelines.dag import critical_path
-from mist_jax.pipelines.llm import whole
+from mist_jax.pipelines.llm import mix_of, whole
 
 if TYPE_CHECKING:
     from mist_jax.pipelines.batch import Batch, StageTimes
@@ -89,6 +89,8 @@ def _excess(batch: Batch, offered: StageTimes, concurrency: Array, inside_s: Arr
     _, calls = held.calls[MAIN]
     per_request = (calls.rate * calls.branches).sum(axis=1) / held.rate
     completed = np.asarray(whole(held.states[MAIN]).rate) / per_request
+    if MAIN in batch.slower:
+        completed = completed / batch.slower[MAIN].stretch(whole(held.states[MAIN]), mix_of(calls))
     return completed + np.minimum(inside, 0.0) / inside_s - held.rate
 
 
@@ -109,4 +111,4 @@ def _elsewhere(batch: Batch, times: StageTimes) -> Array:
     """Seconds of a request on its longest path that it is not in the main pool, [points]."""
     mine = np.array([n.type == "engine" and n.client == MAIN for n in batch.nodes])
     there = critical_path(batch.pipeline, times.finish) & ~mine
-    return (times.expected * there).sum(axis=1)
+    return np.where(there, times.expected, 0.0).sum(axis=1)

@@ -314,15 +314,23 @@ def mix_of(calls: Calls) -> Mix:
     return Mix(rate=total, isl=isl, hit=past / isl, steps=steps, osl_cv=cv)
 
 
-def call_seconds(pools: Pools, out: Any, mix: Mix, calls: Calls) -> tuple[np.ndarray, np.ndarray]:
-    """(seconds, seconds to the first token) of each stage's calls on one pool, [points, stages]."""
+def call_times(pools: Pools, out: Any, mix: Mix, calls: Calls) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds of a call to its first token [points, stages], TPOT [points]) on one pool, a round each."""
     state = whole(out)
-    ttft, tpot = np.asarray(state.ttft)[:, None], np.asarray(state.tpot)[:, None]
     base = pools.alone(mix.isl * (1.0 - mix.hit), mix.isl * mix.hit)[:, None]
     own = pools.alone(calls.new, calls.past)
-    first = np.maximum(ttft + own - base, own)
-    one = first + _steps(calls) * tpot
-    return calls.rounds * one, (calls.rounds - 1.0) * one + first
+    return np.maximum(np.asarray(state.ttft)[:, None] + own - base, own), np.asarray(state.tpot)
+
+
+def call_seconds(calls: Calls, first: np.ndarray, tpot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds, seconds to the first token of the last round) of each stage's calls, from `call_times`."""
+    one = first + weighed(_steps(calls), tpot[:, None])
+    return calls.rounds * one, weighed(calls.rounds - 1.0, one) + first
+
+
+def weighed(weight: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """weight * seconds, where nothing of what does not end is nothing."""
+    return weight * np.where(weight > 0, seconds, 0.0)
 
 
 def call_alone(pools: Pools, mix: Mix, calls: Calls) -> np.ndarray:
