@@ -405,3 +405,22 @@ def test_elasticities_along_client_and_resource(lengths: int) -> None:
             np.testing.assert_allclose(at[name].sel(client=alone.client), alone[name], atol=1e-9)
         assert np.isnan(at.elasticity.drop_sel(client=alone.client.values)).all()
     assert "elasticity" not in mist.sweep(mist.load(HOST), {"workload.rate": [1.0]})
+
+
+def test_iterations_and_power_of_every_pool() -> None:
+    """Where they are asked for, along `client`: those that `evaluate` gives for the pool that answers."""
+    axes = {"pipeline": ["cascade", "rag", "chat"], "workload.rate": [0.5, 2.0]}
+    ds = mist.sweep(mist.load(), axes, variables=["breakdown_s", "power_share_w"])
+    assert ds.breakdown_s.dims == ("pipeline", "workload.rate", "client", "part")
+    assert ds.power_share_w.dims == ("pipeline", "workload.rate", "client", "share")
+    assert ds.power_share_w.attrs["units"] == "W"
+    for pipeline in axes["pipeline"]:
+        alone = mist.evaluate(mist.load([f"pipeline={pipeline}", "workload.rate=2"]))
+        at = ds.sel({"pipeline": pipeline, "workload.rate": 2.0})
+        for name in ("breakdown_s", "power_share_w"):
+            np.testing.assert_allclose(at[name].sel(client="engine"), alone[name], rtol=1e-9)
+            others = at[name].drop_sel(client=["engine", "small"] if pipeline == "cascade" else "engine")
+            assert np.isnan(others).all()
+    small = ds.sel({"pipeline": "cascade", "client": "small"})
+    assert (small.breakdown_s.sum("part") > 0).all()
+    assert float(small.power_share_w.sum("share")[0]) < 350.0  # one L40S
