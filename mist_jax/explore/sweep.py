@@ -55,7 +55,8 @@ def sweep(
         config_dir: a folder of your own with further options.
         intervals: add 80 % intervals (`ttft_s_low`, `ttft_s_high`, ...) and `calibration_label`. For closed loops that
             costs next to nothing; for open ones two further sweeps, or a few, at scaled rates. Of pipelines, those of
-            `pipelines.intervals`: two further steady states of every pool, two further loops where they are closed.
+            `pipelines.intervals`: two further steady states of every pool, two further loops where they are closed; a
+            `store` has the ends and no label.
 
     Returns:
         Dataset with the axes as dimensions, in the order given; every variable has `units` and `long_name`.

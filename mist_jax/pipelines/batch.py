@@ -72,7 +72,7 @@ class StageTimes:
     states: dict[str, Any]  #: pool → steady state
     tpot: dict[
         str, Array
-    ]  #: pool → seconds between tokens of one sequence; of `states` unless the batch is slowed
+    ]  #: pool → seconds between a sequence's tokens; of `states`, at the end of `Batch.slower`
     left: dict[str, dict[str, Array]]  #: pool → shares of its chips that services leave to iterations
     first: Array  #: seconds to the first token, of LLM nodes
     asked: Asked
@@ -279,37 +279,39 @@ class Batch:
         )  # fmt: skip
 
     def offered(self, times: StageTimes) -> StageTimes:
-        """`times` with the LLM pools under the rates that their stages offer."""
+        """`times` with the LLM pools under the rates that their stages offer; states that it has are those."""
         found = {}
         for name, (_, calls) in times.calls.items():
-            pools, mix, left = self.pools[name], mix_of(calls), times.left[name]
-            state = pools.run("open", mix, scale=left)
-            own = call_times(pools, state, mix, calls)
-            if name in self.slower:
-                # a closed loop's own pool holds what it holds, however slow it is
-                stretches = not (self.closed and name == MAIN)
-                own = self.slower[name].of(own, pools, mix, calls, left if stretches else None)
-            found[name] = state, own
+            left = times.left[name]
+            state = times.states.get(name)
+            if state is None:
+                state = self.pools[name].run("open", mix_of(calls), scale=left)
+            # a closed loop's own pool holds what it holds, however slow it is
+            rated = not (self.closed and name == MAIN)
+            found[name] = state, self._call_times(name, state, calls, left if rated else None)
         return self._with_calls(times, found)
 
     def holding(self, times: StageTimes, sequences: Array) -> StageTimes:
         """`times` where the main pool holds so many sequences [points] instead of being offered the rate."""
         _, calls = times.calls[MAIN]
-        mix = mix_of(calls)
-        state = self.pools[MAIN].run("closed", mix, sequences, scale=times.left[MAIN])
-        return self._with_calls(times, {MAIN: (state, self._scaled(MAIN, state, calls))})
+        state = self.pools[MAIN].run("closed", mix_of(calls), sequences, scale=times.left[MAIN])
+        return self._with_calls(times, {MAIN: (state, self._call_times(MAIN, state, calls))})
 
     def scaled(self, times: StageTimes) -> StageTimes:
         """`times` with the factors of `slower` on the times of LLM calls, under the same load."""
-        return self._with_calls(
-            times, {name: (times.states[name], self._scaled(name, times.states[name], calls))
-                    for name, (_, calls) in times.calls.items()},
-        )  # fmt: skip
+        states = times.states
+        found = {
+            n: (states[n], self._call_times(n, states[n], calls)) for n, (_, calls) in times.calls.items()
+        }
+        return self._with_calls(times, found)
 
-    def _scaled(self, name: str, state: Any, calls: Calls) -> tuple[Array, Array]:
+    def _call_times(
+        self, name: str, state: Any, calls: Calls, left: dict[str, Array] | None = None
+    ) -> tuple[Array, Array]:
+        """`llm.call_times` of a pool, slower if the batch is; with the shares `left` to it, under an offered rate."""
         pools, mix = self.pools[name], mix_of(calls)
-        own = call_times(pools, state, mix, calls)
-        return self.slower[name].of(own, pools, mix, calls) if name in self.slower else own
+        times = call_times(pools, state, mix, calls)
+        return self.slower[name].of(times, pools, mix, calls, left) if name in self.slower else times
 
     def _with_calls(self, times: StageTimes, found: dict[str, tuple[Any, tuple[Array, Array]]]) -> StageTimes:
         """`times` with these states, and times (of `call_times`), of LLM pools, and what follows for the request."""
