@@ -78,3 +78,38 @@ def test_off_by_default_and_refusals(tmp_path):
             variables=("ttft_s", "tpot_s", "status"),
             intervals=True,
         )
+
+
+def test_pipelines_have_the_ends_of_evaluate_plain_chat_included():
+    axes = {
+        "pipeline": ["agentic", "chat"],
+        "hardware": ["h100_sxm", "tpu_v5p"],
+        "workload.rate": [0.3, 2.0, 400.0],
+    }
+    ds = mist.sweep(mist.load(), axes, intervals=True)
+    assert ds.calibration_label.dims == ("pipeline", "hardware")
+    assert ds.attrs["interval_level"] == 0.8
+    for pipeline, hardware, rate in (
+        ("agentic", "h100_sxm", 2.0),
+        ("agentic", "tpu_v5p", 0.3),
+        ("chat", "h100_sxm", 2.0),
+        ("chat", "h100_sxm", 400.0),
+    ):
+        at = {"pipeline": pipeline, "hardware": hardware, "workload.rate": rate}
+        one = mist.evaluate(mist.load([f"{k}={v}" for k, v in at.items()]))
+        for name in ENDS:
+            assert float(ds[name].sel(at)) == pytest.approx(float(one[name]), rel=1e-9), (at, name)
+        label = ds.calibration_label.sel(pipeline=pipeline, hardware=hardware)
+        assert str(label.values) == one.attrs["calibration_label"]
+    assert (ds.e2e_s_low.isnull() == ds.e2e_s.isnull()).all()
+
+
+def test_closed_loops_of_pipelines_have_the_ends_of_evaluate():
+    base = ["pipeline=agentic", "workload.arrivals=closed"]
+    axes = {"workload.concurrency": [2.0, 20.0]}
+    ds = mist.sweep(mist.load(base), axes, intervals=True, variables="e2e_s")
+    assert set(ds.data_vars) == {"e2e_s", "status", "calibration_label", *ENDS}
+    one = mist.evaluate(mist.load([*base, "workload.concurrency=20"]))
+    for name in ENDS:
+        assert float(ds[name][1]) == pytest.approx(float(one[name]), rel=1e-6)
+    assert not set(ENDS) & set(mist.sweep(mist.load(base), axes).data_vars)

@@ -136,6 +136,56 @@ def test_closed_loops(pipeline: str) -> None:
     assert check(ds, base, 4) == {Status.OK}
 
 
+def test_closed_loops_settle_in_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate is where the requests in the pool and elsewhere are all that there are; halving took 20 rounds."""
+    from mist_jax.pipelines import closed
+    from mist_jax.pipelines.batch import Batch
+
+    rounds, ends = [], []
+    at, held = Batch.at, closed._held
+    monkeypatch.setattr(
+        Batch, "at", lambda self, *args, **more: (rounds.append(1), at(self, *args, **more))[1]
+    )
+    monkeypatch.setattr(closed, "_held", lambda *args: (ends.append(args), held(*args))[1])
+    base = mist.load(["pipeline=rag", "workload.arrivals=closed"])
+    ds = mist.sweep(base, {"workload.concurrency": [1.0, 6.0, 40.0], "workload.osl": [50.0, 300.0]})
+    assert len(rounds) <= 7
+    batch, offered, inside = ends[-1]
+    everyone = np.repeat([1.0, 6.0, 40.0], 2)
+    np.testing.assert_array_equal(inside, everyone - offered.rate * closed._elsewhere(batch, offered))
+    found = closed._excess(batch, offered, everyone, np.ones(6))
+    np.testing.assert_allclose((found / offered.rate)[2:], 0.0, atol=1e-7)
+    assert (found[:2] >= 0).all()  # one request is never sooner back than with nobody else there
+    np.testing.assert_array_equal(ds.request_rate.values.ravel(), offered.rate)
+
+
+@pytest.mark.parametrize(
+    ("function", "root"),
+    [
+        (lambda x: 2.0 - x, 2.0),
+        (lambda x: np.minimum(50.0, 400.0 - 50.0 * x) - x, 400.0 / 51.0),  # a pool that is full, then a cliff
+        (
+            lambda x: 3.0 - x - 0.1 / np.maximum(1.0 - x, 1e-4),
+            2.0 - np.sqrt(1.1),
+        ),  # a queue's pole, then its limit
+        (lambda x: np.where(x < 0.7, 5.0, -5.0) - x, 0.7),  # jumps across zero
+        (lambda x: np.where(x < 0.7, 1.0 - x, np.nan), 0.7),  # nothing beyond
+    ],
+)
+def test_the_root_of_a_closed_loop(function: Any, root: float) -> None:
+    from mist_jax.pipelines.closed import falling_root
+
+    calls = []
+    high, guesses = np.full(4, 20.0), np.array([0.01, 0.8 * root, 3.0, 30.0])
+    found = falling_root(
+        lambda _, x: (calls.append(1), function(x))[1], np.full(4, float(function(0.0))), guesses, high
+    )
+    np.testing.assert_allclose(found, root, rtol=1e-6)
+    assert len(calls) < 40
+    if root == 0.7:
+        assert (found < root).all()  # the side on which the services keep up
+
+
 def test_settings_of_stages_clients_engine_and_plan() -> None:
     """A setting that the pipeline leaves to its default is an axis too."""
     axes = {
@@ -355,3 +405,22 @@ def test_elasticities_along_client_and_resource(lengths: int) -> None:
             np.testing.assert_allclose(at[name].sel(client=alone.client), alone[name], atol=1e-9)
         assert np.isnan(at.elasticity.drop_sel(client=alone.client.values)).all()
     assert "elasticity" not in mist.sweep(mist.load(HOST), {"workload.rate": [1.0]})
+
+
+def test_iterations_and_power_of_every_pool() -> None:
+    """Where they are asked for, along `client`: those that `evaluate` gives for the pool that answers."""
+    axes = {"pipeline": ["cascade", "rag", "chat"], "workload.rate": [0.5, 2.0]}
+    ds = mist.sweep(mist.load(), axes, variables=["breakdown_s", "power_share_w"])
+    assert ds.breakdown_s.dims == ("pipeline", "workload.rate", "client", "part")
+    assert ds.power_share_w.dims == ("pipeline", "workload.rate", "client", "share")
+    assert ds.power_share_w.attrs["units"] == "W"
+    for pipeline in axes["pipeline"]:
+        alone = mist.evaluate(mist.load([f"pipeline={pipeline}", "workload.rate=2"]))
+        at = ds.sel({"pipeline": pipeline, "workload.rate": 2.0})
+        for name in ("breakdown_s", "power_share_w"):
+            np.testing.assert_allclose(at[name].sel(client="engine"), alone[name], rtol=1e-9)
+            others = at[name].drop_sel(client=["engine", "small"] if pipeline == "cascade" else "engine")
+            assert np.isnan(others).all()
+    small = ds.sel({"pipeline": "cascade", "client": "small"})
+    assert (small.breakdown_s.sum("part") > 0).all()
+    assert float(small.power_share_w.sum("share")[0]) < 350.0  # one L40S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ from mist_jax.explore import block
 from mist_jax.explore.axes import Axis
 from mist_jax.explore.plan import Box
 from mist_jax.pipelines.batch import LOAD, Batch
+from mist_jax.pipelines.clients import MAIN
+from mist_jax.pipelines.dag import parse_pipeline
 from mist_jax.pipelines.elasticities import CLIENT_VARIABLES, elasticities
-from mist_jax.pipelines.figures import STAGE_VARIABLES, figures_of, unstable_clients
-from mist_jax.pipelines.member import Member
+from mist_jax.pipelines.figures import STAGE_VARIABLES, figures_of, pool_parts, unstable_clients
+from mist_jax.pipelines.intervals import INTERVAL_VARIABLES, intervals_of
+from mist_jax.pipelines.member import Member, member_of
 from mist_jax.pipelines.points import BLOCK
 from mist_jax.variables import POOL_VARIABLES, VARIABLES
 
@@ -95,13 +99,17 @@ class BoxOfPipelines:
         values["utilization"] = times.shared["utilization"]
         if "elasticity" in self.out:
             values["elasticity"] = elasticities(batch, times)
+        if any(n in self.out for n in block.VECTORS):
+            values |= pool_parts(batch, times)
+        if any(n in self.out for n in INTERVAL_VARIABLES):
+            values |= intervals_of(batch, times)[0]
         stages = [self.plan.stages.index(s) for s in batch.pipeline.stages]
         clients = [self.plan.clients.index(c) for c in batch.names]
         for name, value in values.items():
             if name not in self.out:
                 continue
             value = np.where(gone.reshape(-1, *(1,) * (value.ndim - 1)), np.nan, value)
-            if name in STAGE_VARIABLES or name in CLIENT_VARIABLES:
+            if name in STAGE_VARIABLES or name in CLIENT_VARIABLES or name in block.VECTORS:
                 columns = stages if name in STAGE_VARIABLES else clients
                 self.out[name][at[kept][:, None], columns] = value
             else:
@@ -137,11 +145,16 @@ class BoxOfPipelines:
             for a, d, (lo, hi) in zip(plan.axes, plan.direct, self.box, strict=True)
             if d
         )
-        names = tuple(n for n in self.out if n in VARIABLES or n in block.EXTRA or n in POOL_VARIABLES)
+        kinds = (VARIABLES, block.EXTRA, POOL_VARIABLES, block.VECTORS)
+        names = tuple(n for n in self.out if any(n in kind for kind in kinds))
         distinct = list(dict.fromkeys(members))
         jobs = JobsPlan([m.scenario for m in distinct], axes, ())
         jobs.dtype = plan.dtype
-        jobs.variables = (*(n for n in names if n in jobs.known), *REQUEST_NEEDS, "status")
+        jobs.variables = (
+            *(n for n in names if n in jobs.known or n in block.VECTORS),
+            *REQUEST_NEEDS,
+            "status",
+        )
         got = jobs.evaluate(tuple((0, n) for n in jobs.shape))
         # where each point of this box is in the jobs' product
         offsets = [k[at] - lo for k, d, (lo, _) in zip(self.index, plan.direct, self.box, strict=True) if d]
@@ -155,9 +168,32 @@ class BoxOfPipelines:
         )
         values["energy_per_request_j"] = values["energy_per_output_token_j"] * osl
         values["cost_per_request_usd"] = values["cost_per_million_output_tokens_usd"] * osl * 1e-6
+        main = self.plan.clients.index(MAIN)
         for name in self.out:
             if name in values:
-                self.out[name][at] = values[name]
+                self.out[name][(at, main) if name in block.VECTORS else at] = values[name]
+        if any(n in self.out for n in INTERVAL_VARIABLES):
+            self._plain_intervals(at, members)
+
+    def _plain_intervals(self, at: np.ndarray, members: list[Member]) -> None:
+        """The engine alone as a pipeline of one LLM stage, whose steady state is the same."""
+        known: dict[int, Member] = {}
+        groups: dict[Any, list[int]] = {}
+        for k in np.flatnonzero(np.isin(self.status[at], (Status.OK, Status.UNSTABLE))).tolist():
+            if id(members[k]) not in known:
+                scenario = members[k].scenario
+                spec = dataclasses.replace(scenario.pipeline, stages={"generate": {}})
+                one = dataclasses.replace(scenario, pipeline=spec)
+                known[id(members[k])] = member_of(one, parse_pipeline(one))
+            groups.setdefault(known[id(members[k])].structure, []).append(k)
+        for places in groups.values():
+            batch = Batch(
+                [known[id(members[k])] for k in places],
+                {name: values[at[places]] for name, values in self.load.items()},
+                self.plan.dtype,
+            )
+            for name, value in intervals_of(batch, batch.solve()[0])[0].items():
+                self.out[name][at[places]] = value
 
     def _judge(self, members: list[Any], place: np.ndarray) -> None:
         """Whether the mean latencies are within the limits of the SLO."""

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -27,29 +27,38 @@ from mist_jax.explore.deployments import Sections
 from mist_jax.explore.groups import brought_by, option_mapping
 from mist_jax.explore.pipeline_box import BoxOfPipelines
 from mist_jax.explore.plan import Box, Plan
+from mist_jax.intervals import LEVEL
 from mist_jax.kept_programs import fingerprint as sources
 from mist_jax.physics.demand import RESOURCES
+from mist_jax.physics.step import STEP_PARTS
+from mist_jax.physics.step_energy import ENERGY_SHARES
 from mist_jax.pipelines.batch import LOAD
 from mist_jax.pipelines.clients import MAIN
 from mist_jax.pipelines.dag import parse_pipeline
 from mist_jax.pipelines.elasticities import CLIENT_VARIABLES
 from mist_jax.pipelines.figures import REQUEST_VARIABLES, STAGE_VARIABLES
+from mist_jax.pipelines.intervals import INTERVAL_VARIABLES, label_of_pipeline
 from mist_jax.pipelines.llm import Pool
 from mist_jax.pipelines.member import Member
 from mist_jax.schema import Scenario
 from mist_jax.variables import POOL_VARIABLES, VARIABLES
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 #: Points of a box: what is evaluated, stored and resumed as one.
 BOX_POINTS = 1 << 12
 #: Axes that are numbers of every point, beside those that a description is built for.
 DIRECT = (*(f"workload.{n}" for n in LOAD), "slo.ttft", "slo.tpot", "slo.e2e")
+#: Labels of the dimensions of `block.VECTORS`.
+POOL_PARTS = {"part": STEP_PARTS, "share": ENERGY_SHARES}
 #: Built pipelines that are kept.
 KEEP = 1 << 12
 
 
 class PipelinePlan(Plan):
     """What to evaluate, as `Plan`; variables are those of `evaluate`, `STAGE_VARIABLES` along `stage`, and, where they
-    are named, `CLIENT_VARIABLES` along `client` and `resource`."""
+    are named, `CLIENT_VARIABLES` along `client` and `resource` and `block.VECTORS` along `client` and their own."""
 
     bar_from = 1000
 
@@ -62,7 +71,9 @@ class PipelinePlan(Plan):
         dtype: Any = np.float64,
         config_dir: str | Path | None = None,
         box_points: int = BOX_POINTS,
+        intervals: bool = False,
     ) -> None:
+        """As `Plan`; `intervals`: add `INTERVAL_VARIABLES`, also to variables that are named."""
         require_scenario(scenario)
         self.scenario, self.dtype = scenario, np.dtype(dtype)
         self.config_dir = str(config_dir) if config_dir else None
@@ -72,6 +83,9 @@ class PipelinePlan(Plan):
         pools = POOL_VARIABLES if self._pools() else {}
         self.known = {**VARIABLES, **block.EXTRA, **pools, **REQUEST_VARIABLES, **STAGE_VARIABLES}
         self.variables = self._chosen(variables)
+        if intervals:
+            self.known |= INTERVAL_VARIABLES
+            self.variables = (*self.variables, *INTERVAL_VARIABLES)
         self.box_points = box_points
         self.shape_of_block = (1, 1)
 
@@ -82,7 +96,7 @@ class PipelinePlan(Plan):
         return axis.numeric and axis.name in DIRECT
 
     def _vectors(self) -> tuple[str, ...]:
-        return tuple(CLIENT_VARIABLES)
+        return (*CLIENT_VARIABLES, *block.VECTORS)
 
     def _pipelines(self) -> tuple[str, ...]:
         """Options of the axis `pipeline`."""
@@ -111,7 +125,12 @@ class PipelinePlan(Plan):
         """Dimension → labels of a variable beyond the axes."""
         if name in STAGE_VARIABLES:
             return {"stage": self.stages}
-        return {"client": self.clients, "resource": list(RESOURCES)} if name in CLIENT_VARIABLES else {}
+        if name in CLIENT_VARIABLES:
+            return {"client": self.clients, "resource": list(RESOURCES)}
+        if name in block.VECTORS:
+            dimension = block.VECTORS[name][0]
+            return {"client": self.clients, dimension: list(POOL_PARTS[dimension])}
+        return {}
 
     def tail_of(self, name: str) -> tuple[int, ...]:
         """Sizes of a variable's dimensions beyond the axes."""
@@ -123,6 +142,8 @@ class PipelinePlan(Plan):
 
     def attrs_of(self, name: str) -> dict[str, str]:
         """`units` and `long_name`."""
+        if name in block.VECTORS:
+            return super().attrs_of(name)
         units, text = CLIENT_VARIABLES.get(name) or self.known[name]
         return {"units": units, "long_name": text}
 
@@ -239,6 +260,20 @@ class PipelinePlan(Plan):
                 if len(out) == 8:
                     break
         return out
+
+    def with_reach(self, ds: xr.Dataset) -> xr.Dataset:
+        """`ds` with how far the calibration reaches each combination of the axes that are no numbers, "" where there is
+        none, and the level of its intervals."""
+        listed = [i for i in self.structural if not self.axes[i].numeric]
+        labels = np.full([self.axes[i].size for i in listed], "", dtype=object)
+        with jax.enable_x64(True):
+            for at in np.ndindex(labels.shape):
+                place = dict(zip(listed, at, strict=True))
+                member = self.member(tuple(place.get(i, 0) for i in self.structural))
+                labels[at] = label_of_pipeline(member) if isinstance(member, Member) else ""
+        ds["calibration_label"] = (tuple(self.axes[i].name for i in listed), labels.astype(str))
+        ds.attrs["interval_level"] = LEVEL
+        return ds
 
     def evaluate(self, box: Box) -> dict[str, np.ndarray]:
         """The chosen variables over one box, shaped like it; never fails for a bad point."""

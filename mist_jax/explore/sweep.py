@@ -21,6 +21,8 @@ from mist_jax.schema import Scenario
 if TYPE_CHECKING:
     import xarray as xr  # where a result is labelled: three quarters of a second that XLA's compiler can hide
 
+    from mist_jax.explore.pipeline_plan import PipelinePlan
+
 
 def sweep(
     scenario: Scenario,
@@ -42,7 +44,7 @@ def sweep(
             (`hardware`, `model`, `parallelism`, `engine`, `workload`, `slo`, `prefill`, `hardware@prefill.hardware`,
             ...) replaces its section, and dotted paths apply after it. `hardware`, `model`, `parallelism` and `engine`
             of a pipeline's client are groups too: `pipeline.clients.encoder.hardware`.
-        variables: names to keep; default: all scalars. `breakdown_s`, `power_share_w` (of engines alone) must be named.
+        variables: names to keep; default: all scalars. `breakdown_s` and `power_share_w` must be named.
         store: a zarr folder to write to as boxes finish. One that holds part of the same sweep is completed.
         executor: "threads"; "dask" for a local cluster of two processes (in a script, under `if __name__ ==
             "__main__"`); the address of a Dask scheduler, whose workers see the same `store`; or a Dask client.
@@ -52,7 +54,9 @@ def sweep(
             differ by less than 1e-4.
         config_dir: a folder of your own with further options.
         intervals: add 80 % intervals (`ttft_s_low`, `ttft_s_high`, ...) and `calibration_label`. For closed loops that
-            costs next to nothing; for open ones two further sweeps, or a few, at scaled rates.
+            costs next to nothing; for open ones two further sweeps, or a few, at scaled rates. Of pipelines, those of
+            `pipelines.intervals`: two further steady states of every pool, two further loops where they are closed; a
+            `store` has the ends and no label.
 
     Returns:
         Dataset with the axes as dimensions, in the order given; every variable has `units` and `long_name`.
@@ -65,16 +69,13 @@ def sweep(
     With a pipeline of stages (in `scenario`, or the axis `pipeline`) there are further variables along `stage`, NaN
     where a pipeline has no such stage, and a point that a client cannot keep up with is unstable without figures.
 
-    Named in `variables`, `elasticity` and `utilization` of a pipeline have the dimensions `client` and `resource`.
+    Named in `variables`, `elasticity` and `utilization` of a pipeline have the dimensions `client` and `resource`,
+    `breakdown_s` and `power_share_w` the dimension `client` too, NaN where that is no LLM pool.
 
-    Range: that of `evaluate`. Not covered: playback of traces, intervals of a pipeline.
+    Range: that of `evaluate`. Not covered: playback of traces.
     """
     options = {"variables": variables, "dtype": dtype, "config_dir": config_dir}
-    pipelines = _pipeline_plan(scenario, axes, options)
-    if intervals and pipelines is not None:
-        raise ConfigError(
-            "sweep: intervals are those of an engine's latencies; there are none of a pipeline's"
-        )
+    pipelines = _pipeline_plan(scenario, axes, {**options, "intervals": intervals})
     plan = pipelines or Plan(scenario, axes, **options)
     boxes = plan.boxes()
     if store is not None:
@@ -90,6 +91,8 @@ def sweep(
     ds = labelled(plan, data)
     if not intervals:
         return ds
+    if pipelines is not None:
+        return pipelines.with_reach(ds)
     if store is not None:
         raise ConfigError("sweep: intervals are for sweeps in memory; drop `store`")
     from mist_jax.explore.sweep_intervals import add_sweep_intervals
@@ -104,7 +107,9 @@ def sweep(
     return add_sweep_intervals(ds, scenario, plan.axes, plan.config_dir, at_rates)
 
 
-def _pipeline_plan(scenario: Scenario, axes: Mapping[str, Any], options: dict[str, Any]) -> Plan | None:
+def _pipeline_plan(
+    scenario: Scenario, axes: Mapping[str, Any], options: dict[str, Any]
+) -> PipelinePlan | None:
     """The plan of a sweep over pipelines of stages, if this is one."""
     require_scenario(scenario)
     named = [str(a) for a in axes] if isinstance(axes, Mapping) else []

@@ -1,6 +1,6 @@
 """Pipelines in steady state, many at once: mean times of every stage.
 
-    lambda given (open), or lambda E2E(lambda) = concurrency (closed)
+    lambda given (open), or lambda E2E(lambda) = concurrency (`pipelines.closed`)
     services, transfers   `pipelines.sharing`: max-min shares among all stages of a client at their arrival rates
     LLM calls             `pipelines.llm`: the pool's steady state under the mix of its stages
     delays                mean of the log-normal
@@ -27,18 +27,29 @@ import numpy as np
 
 from mist_jax.pipelines import sharing
 from mist_jax.pipelines.clients import MAIN
-from mist_jax.pipelines.dag import critical_path, shards_of
-from mist_jax.pipelines.llm import Calls, Pools, call_seconds, left_of, mix_of, whole
+from mist_jax.pipelines.closed import closed_loop
+from mist_jax.pipelines.dag import shards_of
+from mist_jax.pipelines.llm import (
+    Calls,
+    Pools,
+    call_alone,
+    call_seconds,
+    call_times,
+    left_of,
+    mix_of,
+    weighed,
+    whole,
+)
 from mist_jax.pipelines.member import Member
 from mist_jax.pipelines.points import rows, stacked
 from mist_jax.pipelines.queue import Queue
+from mist_jax.pipelines.slower import Slower
 from mist_jax.pipelines.walk import Asked, Serving, mean_params, shape_of, walk_program
 from mist_jax.stages.protocol import Work
 
 Array = np.ndarray
 _ROUNDS = 8  # of the batch sizes' fixed point
 _GROWING = 0.9  # load that a batching stage counts for among the others of its client
-_HALVINGS = 40  # of the closed loop's rate
 
 #: Numbers of the workload that may differ between points of one member.
 LOAD = ("isl", "osl", "osl_cv", "rate", "concurrency")
@@ -59,6 +70,9 @@ class StageTimes:
     shared: dict[str, Array]  #: of `sharing.apart`
     calls: dict[str, tuple[list[int], Calls]]  #: pool → nodes and their calls
     states: dict[str, Any]  #: pool → steady state
+    tpot: dict[
+        str, Array
+    ]  #: pool → seconds between a sequence's tokens; of `states`, at the end of `Batch.slower`
     left: dict[str, dict[str, Array]]  #: pool → shares of its chips that services leave to iterations
     first: Array  #: seconds to the first token, of LLM nodes
     asked: Asked
@@ -114,6 +128,8 @@ class Batch:
         self.groups = np.maximum(count // shards, 1.0)
         params = {id(m): mean_params(m.pipeline) for m in dict.fromkeys(members)}
         self.params = stacked([params[id(m)] for m in members])
+        #: pool → factors on the times of its calls, at one end of an interval
+        self.slower: dict[str, Slower] = {}
         self.start = self._start()
         self.serving = self._serving()
 
@@ -134,6 +150,7 @@ class Batch:
         other = copy.copy(self)
         other.members = [self.members[k] for k in at]
         other.pools = {name: pools.take(at) for name, pools in self.pools.items()}
+        other.slower = {name: slower.take(at) for name, slower in self.slower.items()}
         for name in (
             "load", "probability", "limit", "window", "machine_rate", "interference", "shards", "per_machine", "groups",
             "params", "start", "serving",
@@ -226,8 +243,17 @@ class Batch:
         assert asked is not None
         return asked, shared, factor, batch, arrivals
 
-    def at(self, rate: Array, closed: Array | None = None) -> StageTimes:
-        """Means at `rate` [points] requests/s; with `closed` [points], the main pool holds that many sequences."""
+    def at(self, rate: Array, alone: bool = True) -> StageTimes:
+        """Means at `rate` [points] requests/s; without `alone`, what LLM calls take with nobody else there is zero (a
+        steady state less of every pool)."""
+        times = self.offered(self._without_calls(rate))
+        if alone:
+            for name, (own, calls) in times.calls.items():
+                times.alone[:, own] = call_alone(self.pools[name], mix_of(calls), calls)
+        return times
+
+    def _without_calls(self, rate: Array) -> StageTimes:
+        """Means of services, transfers and delays, and what LLM pools are asked for."""
         nodes = self.nodes
         asked, shared, factor, batch, arrivals = self._services(rate)
         come = rate[:, None] * self.probability
@@ -240,33 +266,77 @@ class Batch:
                 seconds[:, i] = queue.seconds(asked, shared, i, factor[:, i], batch[:, i], come[:, i])
             elif n.type == "delay":
                 seconds[:, i] = alone[:, i] = median[:, i] * np.exp(0.5 * sigma[:, i] ** 2)
-        first = np.zeros(come.shape)
-        calls, states, left = {}, {}, {}
-        for name, pools in self.pools.items():
+        calls, left = {}, {}
+        for name in self.pools:
             own = [i for i, n in enumerate(nodes) if n.type == "engine" and n.client == name]
-            if not own:
-                continue
-            calls[name] = own, self._calls(own, asked, rate)
-            mine = closed is not None and name == MAIN
-            left[name] = left_of(shared["utilization"][:, self.names.index(name)])
-            mix = mix_of(calls[name][1])
-            out = pools.run("closed" if mine else "open", mix, closed if mine else 1.0, scale=left[name])
-            states[name] = out
-            seconds[:, own], alone[:, own], first[:, own] = call_seconds(pools, out, mix, calls[name][1])
-        expected = self.expected(seconds, asked)
-        finish = np.zeros(come.shape)
-        for i, node in enumerate(nodes):
-            finish[:, i] = self.pipeline.parents_ended(finish.T, node) + expected[:, i]
+            if own:
+                calls[name] = own, self._calls(own, asked, rate)
+                left[name] = left_of(shared["utilization"][:, self.names.index(name)])
         return StageTimes(
-            rate=rate, seconds=seconds, alone=alone, expected=expected, finish=finish, batch=batch, arrivals=arrivals,
-            factor=factor, shared=shared,
-            calls=calls, states=states, left=left, first=first, asked=asked,
+            rate=rate, seconds=seconds, alone=alone, expected=seconds, finish=seconds, batch=batch, arrivals=arrivals,
+            factor=factor, shared=shared, calls=calls, states={}, tpot={}, left=left, first=np.zeros(come.shape),
+            asked=asked,
         )  # fmt: skip
+
+    def offered(self, times: StageTimes) -> StageTimes:
+        """`times` with the LLM pools under the rates that their stages offer; states that it has are those."""
+        found = {}
+        for name, (_, calls) in times.calls.items():
+            left = times.left[name]
+            state = times.states.get(name)
+            if state is None:
+                state = self.pools[name].run("open", mix_of(calls), scale=left)
+            # a closed loop's own pool holds what it holds, however slow it is
+            rated = not (self.closed and name == MAIN)
+            found[name] = state, self._call_times(name, state, calls, left if rated else None)
+        return self._with_calls(times, found)
+
+    def holding(self, times: StageTimes, sequences: Array) -> StageTimes:
+        """`times` where the main pool holds so many sequences [points] instead of being offered the rate."""
+        _, calls = times.calls[MAIN]
+        state = self.pools[MAIN].run("closed", mix_of(calls), sequences, scale=times.left[MAIN])
+        return self._with_calls(times, {MAIN: (state, self._call_times(MAIN, state, calls))})
+
+    def scaled(self, times: StageTimes) -> StageTimes:
+        """`times` with the factors of `slower` on the times of LLM calls, under the same load."""
+        states = times.states
+        found = {
+            n: (states[n], self._call_times(n, states[n], calls)) for n, (_, calls) in times.calls.items()
+        }
+        return self._with_calls(times, found)
+
+    def _call_times(
+        self, name: str, state: Any, calls: Calls, left: dict[str, Array] | None = None
+    ) -> tuple[Array, Array]:
+        """`llm.call_times` of a pool, slower if the batch is; with the shares `left` to it, under an offered rate."""
+        pools, mix = self.pools[name], mix_of(calls)
+        times = call_times(pools, state, mix, calls)
+        return self.slower[name].of(times, pools, mix, calls, left) if name in self.slower else times
+
+    def _with_calls(self, times: StageTimes, found: dict[str, tuple[Any, tuple[Array, Array]]]) -> StageTimes:
+        """`times` with these states, and times (of `call_times`), of LLM pools, and what follows for the request."""
+        seconds, first = times.seconds.copy(), times.first.copy()
+        for name, (_, (one, tpot)) in found.items():
+            own, calls = times.calls[name]
+            seconds[:, own], first[:, own] = call_seconds(calls, one, tpot)
+        states = times.states | {name: state for name, (state, _) in found.items()}
+        tpots = times.tpot | {name: tpot for name, (_, (_, tpot)) in found.items()}
+        return self._ended(
+            dataclasses.replace(times, seconds=seconds, first=first, states=states, tpot=tpots)
+        )
+
+    def _ended(self, times: StageTimes) -> StageTimes:
+        """`times` with what follows from the nodes' seconds: what each adds, and the longest path to its end."""
+        expected = self.expected(times.seconds, times.asked)
+        finish = np.zeros(expected.shape)
+        for i, node in enumerate(self.nodes):
+            finish[:, i] = self.pipeline.parents_ended(finish.T, node) + expected[:, i]
+        return dataclasses.replace(times, expected=expected, finish=finish)
 
     def expected(self, seconds: Array, asked: Asked) -> Array:
         """Mean time that each node adds: probability of running times its time."""
         made = np.array([n.type == "engine" for n in self.nodes])
-        return self.probability * np.where(made, np.asarray(asked.call.probability), 1.0) * seconds
+        return weighed(self.probability * np.where(made, np.asarray(asked.call.probability), 1.0), seconds)
 
     def _calls(self, own: list[int], asked: Asked, rate: Array) -> Calls:
         call = jax.tree.map(lambda x: np.asarray(x)[:, own], asked.call)
@@ -293,45 +363,11 @@ class Batch:
     def solve(self) -> tuple[StageTimes, Array]:
         """(the operating points, load): at the offered rates, or where the closed loops settle."""
         if self.closed:
-            times = self._closed(self.load["concurrency"])
-            return times, np.ones(len(self.members))
+            return closed_loop(self, self.load["concurrency"]), np.ones(len(self.members))
         times = self.at(self.load["rate"])
         loads = [np.asarray(whole(s).load) for s in times.states.values()]
         busiest = times.shared["utilization"].max(axis=(1, 2), initial=0.0)
         return times, np.max([*loads, busiest], axis=0)
-
-    def _closed(self, concurrency: Array) -> StageTimes:
-        """Where lambda = rate of the main pool with the requests that are not elsewhere (Little's law)."""
-        high = concurrency / np.maximum(self.ends(self.at(np.full(concurrency.shape, 1e-9))), 1e-9)
-        low, rate = np.zeros_like(high), 0.5 * high
-        todo = np.arange(len(high))
-        for _ in range(_HALVINGS):
-            part = self if len(todo) == len(high) else self.take(todo)
-            rate[todo] = 0.5 * (low[todo] + high[todo])
-            times = part._closed_at(rate[todo], concurrency[todo])
-            more = part._main_rate(times) > rate[todo]
-            low[todo] = np.where(more, rate[todo], low[todo])
-            high[todo] = np.where(more, high[todo], rate[todo])
-            todo = np.flatnonzero(high - low >= 1e-6 * high)
-            if not todo.size:
-                break
-        return self._closed_at(rate, concurrency)
-
-    def _closed_at(self, rate: Array, concurrency: Array) -> StageTimes:
-        outer = self.at(rate)
-        mine = np.array([n.type == "engine" and n.client == MAIN for n in self.nodes])
-        elsewhere = (outer.expected * (critical_path(self.pipeline, outer.finish) & ~mine)).sum(axis=1)
-        own, calls = outer.calls[MAIN]
-        spent = calls.rate * outer.seconds[:, own] / calls.rounds
-        branches = (spent * calls.branches).sum(axis=1) / np.maximum(spent.sum(axis=1), 1e-300)
-        inside = np.maximum(concurrency - rate * elsewhere, 1e-6) * branches
-        return self.at(rate, closed=inside)
-
-    def _main_rate(self, times: StageTimes) -> Array:
-        """Requests/s that the main pool completes with the sequences it holds."""
-        _, calls = times.calls[MAIN]
-        per_request = (calls.rate * calls.branches).sum(axis=1) / times.rate
-        return np.asarray(whole(times.states[MAIN]).rate) / per_request
 
 
 def _kept(done: Array, before: dict[str, Array], now: dict[str, Array]) -> dict[str, Array]:

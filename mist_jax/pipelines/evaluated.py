@@ -7,11 +7,13 @@ import numpy as np
 import xarray as xr
 
 from mist_jax.errors import Status
+from mist_jax.intervals import LEVEL
 from mist_jax.physics.demand import RESOURCES
 from mist_jax.pipelines.batch import StageTimes
 from mist_jax.pipelines.dag import critical_path, parse_pipeline
 from mist_jax.pipelines.elasticities import CLIENT_VARIABLES, elasticities
 from mist_jax.pipelines.figures import REQUEST_VARIABLES, STAGE_VARIABLES, figures_of
+from mist_jax.pipelines.intervals import INTERVAL_VARIABLES, intervals_of, label_of_pipeline
 from mist_jax.pipelines.llm import whole
 from mist_jax.pipelines.steady import Model, bounding_resource, require_stable
 from mist_jax.schema import Scenario
@@ -25,7 +27,9 @@ def evaluate_pipeline(scenario: Scenario) -> xr.Dataset:
     Returns:
         the dataset of `mist_jax.evaluate` (TTFT to the answer's first token, end to end over the whole graph, rate in
         requests, cost and energy of all clients) with `STAGE_VARIABLES` along `stage`,
-        `elasticity(client, resource)` = d ln E2E / d ln resource at the same rate, and what bounds each stage.
+        `elasticity(client, resource)` = d ln E2E / d ln resource at the same rate, and what bounds each stage. The ends
+        of 80 % intervals are those of `pipelines.intervals`; the attribute `interval_held` names the stages that are
+        held at their means, `calibration_label` is that of the LLM pool that the calibration reaches least.
 
     Raises:
         ConfigError: see `pipelines.dag.parse_pipeline`; a client that cannot keep up.
@@ -37,7 +41,18 @@ def evaluate_pipeline(scenario: Scenario) -> xr.Dataset:
         require_stable(model, times.point(0))
         found = {"elasticity": elasticities(model.batch, times), "utilization": times.shared["utilization"]}
         values = {name: np.asarray(v)[0] for name, v in figures_of(model.batch, times, load).items()}
-    return _dataset(model, times, values, {name: v[0] for name, v in found.items()})
+        ends, held = intervals_of(model.batch, times)
+    ds = _dataset(model, times, values, {name: v[0] for name, v in found.items()})
+    ds.attrs["calibration_label"] = label_of_pipeline(model.batch.members[0])
+    if np.isfinite(ends["e2e_s_low"][0]):
+        for name, value in ends.items():
+            ds[name] = (
+                (),
+                value[0],
+                dict(zip(("units", "long_name"), INTERVAL_VARIABLES[name], strict=True)),
+            )
+        ds.attrs.update(interval_level=LEVEL, interval_held=", ".join(held))
+    return ds
 
 
 def _dataset(

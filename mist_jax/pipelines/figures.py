@@ -12,7 +12,7 @@ from mist_jax.physics.energy import DEFAULT_JOULES
 from mist_jax.pipelines.batch import Batch, StageTimes
 from mist_jax.pipelines.clients import MAIN
 from mist_jax.pipelines.dag import JUDGES, critical_path
-from mist_jax.pipelines.llm import whole
+from mist_jax.pipelines.llm import weighed, whole
 from mist_jax.schema import Scenario
 from mist_jax.variables import figures, pool_figures
 
@@ -52,9 +52,7 @@ def figures_of(batch: Batch, times: StageTimes, load: Array) -> dict[str, Array]
     mine, pools = own.index(answer), batch.pools[name]
     state = times.states[name]
     main = whole(state)
-    chance = batch.probability[:, answer] * times.asked.call.probability[:, answer]
-    ttft = pipeline.parents_ended(times.finish.T, pipeline.nodes[answer]) + chance * times.first[:, answer]
-    tpot = _answer_tpot(batch, times)
+    ttft, tpot, e2e = latencies(batch, times)
     osl, rate = calls.output[:, mine], times.rate
     values = figures(main, pools.memory, isl=batch.load["isl"], osl=osl, **_pool_numbers(pools))
     if pools.prefill:
@@ -72,7 +70,7 @@ def figures_of(batch: Batch, times: StageTimes, load: Array) -> dict[str, Array]
         **values,
         "ttft_s": ttft,
         "tpot_s": tpot,
-        "e2e_s": batch.ends(times),
+        "e2e_s": e2e,
         "request_rate": rate,
         "output_tokens_per_s": out_rate,
         "total_tokens_per_s": rate * (osl + batch.load["isl"]),
@@ -87,6 +85,14 @@ def figures_of(batch: Batch, times: StageTimes, load: Array) -> dict[str, Array]
         "cost_per_request_usd": dollars / rate,
         **stage,
     }
+
+
+def latencies(batch: Batch, times: StageTimes) -> tuple[Array, Array, Array]:
+    """(TTFT of the answer, its TPOT, end to end) in seconds, [points] each."""
+    answer = batch.pipeline.answer
+    chance = batch.probability[:, answer] * times.asked.call.probability[:, answer]
+    before = batch.pipeline.parents_ended(times.finish.T, batch.nodes[answer])
+    return before + weighed(chance, times.first[:, answer]), _answer_tpot(batch, times), batch.ends(times)
 
 
 def _pool_numbers(pools: Any) -> dict[str, Array]:
@@ -110,9 +116,9 @@ def _answer_tpot(batch: Batch, times: StageTimes) -> Array:
         if node.type != "engine" or node.kind in JUDGES:
             continue
         own, calls = times.calls[node.client]
-        tpot = np.asarray(whole(times.states[node.client]).tpot) / calls.gain[:, own.index(i)]
+        tpot = times.tpot[node.client] / calls.gain[:, own.index(i)]
         chance = batch.probability[:, i] * times.asked.call.probability[:, i]
-        total = total + np.where(left >= 1e-9, left * chance * tpot, 0.0)
+        total = total + weighed(np.where(left >= 1e-9, left * chance, 0.0), tpot)
         left = np.where(left >= 1e-9, left * (1.0 - chance), left)
     return total / (1.0 - left)
 
@@ -216,6 +222,17 @@ def _charged(batch: Batch, times: StageTimes) -> tuple[Array, Array]:
         joules[:, own] += share * watts[:, None] / rate
         dollars[:, own] += share * dollar[:, None] / rate
     return joules, dollars
+
+
+def pool_parts(batch: Batch, times: StageTimes) -> dict[str, Array]:
+    """`breakdown_s` and `power_share_w` of `mist_jax.evaluate` for every client's own LLM pool (of two, the one that
+    decodes), [points, clients, parts]; NaN where a client is none or is asked for nothing."""
+    out = {}
+    for name, field in (("breakdown_s", "breakdown"), ("power_share_w", "power")):
+        found = {c: np.asarray(getattr(whole(s), field)) for c, s in times.states.items()}
+        size = next(iter(found.values())).shape
+        out[name] = np.stack([found.get(c, np.full(size, np.nan)) for c in batch.names], axis=1)
+    return out
 
 
 def unstable_clients(batch: Batch, times: StageTimes) -> Array:

@@ -314,17 +314,32 @@ def mix_of(calls: Calls) -> Mix:
     return Mix(rate=total, isl=isl, hit=past / isl, steps=steps, osl_cv=cv)
 
 
-def call_seconds(pools: Pools, out: Any, mix: Mix, calls: Calls) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(seconds, seconds alone, seconds to the first token) of each stage's calls on one pool, [points, stages]."""
+def call_times(pools: Pools, out: Any, mix: Mix, calls: Calls) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds of a call to its first token [points, stages], TPOT [points]) on one pool, a round each."""
     state = whole(out)
-    ttft, tpot = np.asarray(state.ttft)[:, None], np.asarray(state.tpot)[:, None]
     base = pools.alone(mix.isl * (1.0 - mix.hit), mix.isl * mix.hit)[:, None]
     own = pools.alone(calls.new, calls.past)
-    steps = np.maximum(calls.longest - 1.0, 0.0) / calls.gain
-    first = np.maximum(ttft + own - base, own)
-    idle = whole(pools.run("open", dataclasses.replace(mix, rate=1e-9)))
-    return (
-        calls.rounds * (first + steps * tpot),
-        calls.rounds * (own + steps * np.asarray(idle.tpot)[:, None]),
-        (calls.rounds - 1.0) * (first + steps * tpot) + first,
-    )
+    return np.maximum(np.asarray(state.ttft)[:, None] + own - base, own), np.asarray(state.tpot)
+
+
+def call_seconds(calls: Calls, first: np.ndarray, tpot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds, seconds to the first token of the last round) of each stage's calls, from `call_times`."""
+    one = first + weighed(_steps(calls), tpot[:, None])
+    return calls.rounds * one, weighed(calls.rounds - 1.0, one) + first
+
+
+def weighed(weight: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """weight * seconds, where nothing of what does not end is nothing."""
+    return weight * np.where(weight > 0, seconds, 0.0)
+
+
+def call_alone(pools: Pools, mix: Mix, calls: Calls) -> np.ndarray:
+    """Seconds of each stage's calls on one pool with nobody else there, [points, stages]."""
+    idle = whole(pools.run("open", dataclasses.replace(mix, rate=_IDLE)))
+    own = pools.alone(calls.new, calls.past)
+    return calls.rounds * (own + _steps(calls) * np.asarray(idle.tpot)[:, None])
+
+
+def _steps(calls: Calls) -> np.ndarray:
+    """Decode iterations of the longest branch."""
+    return np.maximum(calls.longest - 1.0, 0.0) / calls.gain

@@ -188,6 +188,8 @@ def uncertainty(kind: str, ds: xr.Dataset, calibration: str = "unknown") -> str:
             f"<p>Intervals{of} from the calibration's errors on measurements that it was not fitted to.</p>"
         )
         text += table(head, rows)
+        if tables.held_line(ds):
+            text += f"<p>The {escape(tables.held_line(ds))}.</p>"
         if any(v[2] == np.inf for v in ends.values()):
             text += "<p>At the slow end of the interval the deployment does not keep up with the load.</p>"
         return text + _closed_form(ds)

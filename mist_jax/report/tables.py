@@ -201,7 +201,14 @@ def interval_lines(ds: xr.Dataset) -> list[Text]:
         return f"{_SHORTER.get(name, q.title(name)).removesuffix(', mean')} {q.duration(low)} to {over}"
 
     level = q.percent(float(ds.attrs["interval_level"]))
-    return [Text(f"{level} intervals: {'; '.join(map(ends, names))}"), Text(reach, style="dim")]
+    held = [Text(text, style="dim")] if (text := held_line(ds)) else []
+    return [Text(f"{level} intervals: {'; '.join(map(ends, names))}"), Text(reach, style="dim"), *held]
+
+
+def held_line(ds: xr.Dataset) -> str:
+    """What the intervals of a pipeline leave out; empty where that is nothing."""
+    held = ds.attrs.get("interval_held")
+    return f"intervals hold these stages at their means: {held}" if held else ""
 
 
 def slo_lines(scenario: Scenario, ds: xr.Dataset) -> list[Text]:
