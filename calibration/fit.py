@@ -28,7 +28,7 @@ from mist_jax.step_coefficients import COEFFICIENTS
 
 #: The packaged fit.
 CATALOGUE = Path(__file__).resolve().parents[1] / "mist_jax" / "catalog" / "step.json"
-#: Residual scales of log TTFT and log TPOT: the noise between two measurements (RESEARCH 10, DATA.md point 7).
+#: Residual scales of log TTFT and log TPOT: the noise between two measurements (RESEARCH 10, DATA.md point 8).
 NOISE = np.array([0.12, 0.06])
 TEMPERATURE = 2.5
 STEPS = 20

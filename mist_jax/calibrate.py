@@ -47,7 +47,7 @@ TUNED = (
     "request_s",
     "admission_steps",
 )
-#: Standard deviation of log TTFT and log TPOT between two runs of one deployment (calibration/DATA.md, point 7).
+#: Standard deviation of log TTFT and log TPOT between two runs of one deployment (calibration/DATA.md, point 8).
 NOISE = {"ttft_mean_s": 0.06, "tpot_mean_s": 0.03}
 _STEP = 0.05
 #: Levels of the packaged fit between which a new deployment may differ.
