@@ -204,7 +204,7 @@ def _disaggregated(
 
     def ttft_at(rate: Array) -> tuple[Array, ...]:
         wait, run, busy = _prefill_latency(pool, rate)
-        wait = outside.queue_scale * (wait + burst)
+        wait = outside.queue_scale * outside.pool_queue_scale * (wait + burst)
         move, moving = _transfer_latency(
             transfer, nbytes * outside.transfer_scale, layers, run, rate, prefill_replicas
         )
