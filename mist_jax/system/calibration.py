@@ -44,7 +44,7 @@ class StepCoefficients:
     admission_steps: Array  #: iterations until the scheduler looks at a new request
     admission_steps_dp: Array  #: further ones with attention DP (prompts wait until all ranks have some)
     queue_scale: Array  #: multiplies the wait for other prompts
-    pool_queue_scale: Array  #: further factor on it in a prefill pool (routers that do not balance)
+    pool_queue_scale: Array  #: further factor on it in a prefill pool (uneven routing; what comes together)
     lockstep: Array  #: share of equally long prompts that keep coming in rounds (where prefill runs apart from decodes)
     kv_usable: Array  #: share of the KV budget that admission fills
     handover_s: Array  #: s per request to hand it from a prefill to a decode replica, transfer apart
