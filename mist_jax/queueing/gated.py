@@ -82,7 +82,8 @@ def gated_ttft(
     base = came * busy**2 + (1.0 - came) * decode**2
     second = (base + (2.0 * busy + prompt * square) * rho * first) / (1.0 - rho**2)
     window = occupied * second / first
-    half = 0.5 * rate * every * window * prompt  # the prompts of the window ahead, and those behind
+    gathered = window + (every - 1.0) * (1.0 - rho) * decode
+    half = 0.5 * rate * gathered * prompt  # the prompts of the window ahead, and those behind
     # the budget: a prompt's share of full iterations serves it no faster than this
     service = prompt + busy * isl / room
     full = jnp.clip(rate * service, 0.0, 0.995)

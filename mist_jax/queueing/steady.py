@@ -360,9 +360,12 @@ def _open_ttft(lane: Lane, workload: Workload, point: Any) -> Array:
     prompt = (mixed - decode) * lane.isl / tokens
     occupied = -jnp.expm1(-(point.n + point.rate * prompt))
     step = lane.system.calibration.step
-    late = admission_lag(lane.system) + between_looks(lane.system) + lane.system.engine.ahead
+    late = admission_lag(lane.system) + lane.system.engine.ahead
     outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
-    late = late * occupied * point.mean
+    # prompts run right after a look, so that the iterations between two looks only decode; who comes while prompts run
+    # is looked at when they end
+    decoding = 1.0 - jnp.clip(point.rate * prompt, 0.0, 1.0)
+    late = occupied * (late * point.mean + between_looks(lane.system) * decoding * decode)
     apart = lane.system.engine.separate_prefill
     fixed = jnp.minimum(step.prefill_host_s, mixed - decode)
     own = (mixed - decode - fixed) * lane.isl / tokens
