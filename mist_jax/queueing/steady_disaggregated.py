@@ -196,6 +196,8 @@ def _disaggregated(
     outside = prefill.calibration.step
     request = outside.request_s + outside.handover_s + outside.prompt_token_s * workload.isl
 
+    # fitted to closed loops, whose requests come together
+    queue_scale = 1.0 if clients is None else outside.queue_scale * outside.pool_queue_scale
     # a benchmark that starts with all its requests at once fills the queues of the prefill pool
     first = (
         jnp.zeros_like(pool.isl) if clients is None else 0.5 * jnp.maximum(clients / pool.lanes - 1.0, 0.0)
@@ -204,7 +206,7 @@ def _disaggregated(
 
     def ttft_at(rate: Array) -> tuple[Array, ...]:
         wait, run, busy = _prefill_latency(pool, rate)
-        wait = outside.queue_scale * outside.pool_queue_scale * (wait + burst)
+        wait = queue_scale * (wait + burst)
         move, moving = _transfer_latency(
             transfer, nbytes * outside.transfer_scale, layers, run, rate, prefill_replicas
         )
