@@ -187,7 +187,7 @@ def test_loops_are_unrolled_in_turn():
     "overrides",
     [
         ["workload.arrivals=poisson", "workload.rate=3"],
-        ["workload.arrivals=closed", "workload.concurrency=16"],
+        pytest.param(["workload.arrivals=closed", "workload.concurrency=16"], marks=pytest.mark.slow),
         ["engine.prefix_hit_rate=0.4"],
     ],
 )

@@ -167,6 +167,7 @@ def test_an_endless_interval_is_said_in_words() -> None:
     assert "inf" not in text
 
 
+@pytest.mark.slow
 def test_load_curve_has_intervals_and_percentiles() -> None:
     from mist_jax.report.load_curve import load_curve
 

@@ -90,6 +90,7 @@ def gives_what_evaluate_gives(ds: xr.Dataset, pipeline: str) -> None:
     assert (short.status == Status.OUT_OF_MEMORY).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", [p for p in PIPELINES if p not in POOLED])
 def test_every_pipeline_gives_what_evaluate_gives(everything: xr.Dataset, pipeline: str) -> None:
     gives_what_evaluate_gives(everything, pipeline)
@@ -102,6 +103,7 @@ def test_pooled_pipelines_beside_the_others(with_pooled: xr.Dataset, pipeline: s
     gives_what_evaluate_gives(with_pooled, pipeline)
 
 
+@pytest.mark.slow
 def test_overload_is_unstable_and_says_no_more_than_it_knows(everything: xr.Dataset) -> None:
     """The LLM's overload keeps its figures at the limit; that of a service has none."""
     over = everything.sel(
@@ -112,6 +114,7 @@ def test_overload_is_unstable_and_says_no_more_than_it_knows(everything: xr.Data
     assert np.isnan(over.e2e_s.sel(pipeline="rag_rerank_guard"))
 
 
+@pytest.mark.slow
 def test_figures_per_request_compare_pipelines_with_plain_chat(everything: xr.Dataset) -> None:
     at = everything.sel(
         {"hardware": "h100_sxm", "parallelism": "tp8", "workload.rate": 0.7, "workload.isl": 700.0}
