@@ -102,9 +102,10 @@ def chunk_per_rank(row: Any, dp: float) -> float:
 def recv_interval(row: Any) -> float:
     """SGLang's `--scheduler-recv-interval` of the aggregated launches on B200: 10, from 16 requests in flight on 30.
 
-    SemiAnalysisAI/InferenceX, benchmarks/single_node/{dsr1_fp8,dsr1_fp4,qwen3.5_bf16,qwen3.5_fp8}_b200.sh; always 10 in
-    dsr1_fp8_b200_mtp.sh for TP4 and in glm5_fp4_b200.sh, 30 in qwen3.5_fp4_b200.sh; not set in glm5_fp8_b200.sh and in
-    the scripts for H200. Workers of two pools look at each iteration, or have no decodes to count.
+    SemiAnalysisAI/InferenceX (Apache-2.0), benchmarks/single_node: {dsr1_fp8,dsr1_fp4,qwen3.5_bf16,qwen3.5_fp8}_b200.sh
+    and dsr1_fp8_b200_mtp.sh; always 10 in dsr1_fp8_b200.sh for TP4 and in glm5_fp4_b200.sh, 30 in qwen3.5_fp4_b200.sh;
+    not set in glm5_fp8_b200.sh and in {dsr1_fp8,qwen3.5_fp8,glm5_fp8}_h200.sh. 1, SGLang's default, for other models;
+    and for workers of two pools, whose scripts were not looked at for it.
     """
     if row.mode != "agg" or row.system != "b200_sxm":
         return 1.0
@@ -115,7 +116,9 @@ def recv_interval(row: Any) -> float:
         return 30.0
     if "deepseek" in row.model and not four_bit and row.decode_tp == 4:
         return 10.0
-    return 30.0 if row.concurrency >= 16 else 10.0
+    if "deepseek" in row.model or "qwen3_5" in row.model:
+        return 30.0 if row.concurrency >= 16 else 10.0
+    return 1.0
 
 
 def launch_settings(row: Any, pool: str = "decode") -> dict[str, float]:

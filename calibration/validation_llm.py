@@ -121,8 +121,8 @@ def llm_d_repeat() -> Iterator[Row]:
 def llm_d_pull() -> Iterator[Row]:
     """llm-d: recompute a prefix or pull its KV from a peer, gpt-oss-120b on H200.
 
-    Each token of the prompt costs the fitted `prompt_token_s` (3.5 us: tokenizing, hashing, copying), also where its KV
-    is pulled. The slope of the measured pull leaves no room for it: those prompts may have come as token ids.
+    Each token of the prompt costs the fitted `prompt_token_s` (tokenizing, hashing, copying), also where its KV is
+    pulled. The slope of the measured pull leaves no room for it: those prompts may have come as token ids.
     """
     engine = Engine("hardware=h200_sxm", "model=gpt_oss_120b", "parallelism=tp1")
     stage, on = get_stage("kv_transfer"), machine(network=50e9)

@@ -185,7 +185,7 @@ class EngineSpec:
     prefix_caching: bool = False  # mode=play: keep the KV of the prefixes that the trace names
     scheduler_recv_interval: float = number(1, low=1)  # decode iterations between two looks at new requests
     overlap_exchange: bool | None = None  # two micro-batches; None: where `build.LARGE_EP` says
-    draft_tokens: float = number(0.0, high=8.0)  # speculative decoding; at most queueing.steady.MAX_DRAFT
+    draft_tokens: float = number(0.0, high=8.0)  # speculative decoding; at most queueing.lane.MAX_DRAFT
     acceptance: float | None = number(None, low=0.01, high=1.0)  # of the first draft; None: as calibrated
     acceptance_decay: float | None = number(None, low=0.01, high=1.0)  # per further draft
 

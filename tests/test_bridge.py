@@ -173,6 +173,23 @@ def test_what_engines_wait_before_they_look_at_a_request_is_played_too(engine: s
         assert float(steady[name]) == pytest.approx(mean, rel=0.03), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("isl", [1024, 4096])
+def test_waits_between_looks_over_their_range(isl: int):
+    """Mean TTFT within 2 % up to a load of 0.4, and 10 % at 0.7, where gathered prompts exceed the budget."""
+    base = ["model=llama3_1_8b", "hardware=h100_sxm", "engine=sglang", "workload.arrivals=poisson"]
+    base += ["workload.requests=3000", f"workload.isl={isl}", f"workload.osl={512 if isl == 1024 else 256}"]
+    for rate in (1, 8, 16):
+        for interval in (1, 10, 30):
+            scenario = mist.load(
+                [*base, f"workload.rate={rate}", f"engine.scheduler_recv_interval={interval}"]
+            )
+            steady = mist.evaluate(scenario, elasticities=False)
+            error = float(steady.ttft_s / mist.play(scenario).ttft_s[300:].mean()) - 1.0
+            print(f"ISL {isl} rate {rate} interval {interval} load {float(steady['load']):.2f}: {error:+.3f}")
+            assert abs(error) < (0.02 if float(steady["load"]) < 0.4 else 0.10)
+
+
 @pytest.mark.parametrize("interval", [10, 30])
 def test_looks_at_new_requests_are_apart_in_both(interval: int):
     base = ["model=llama3_1_8b", "hardware=h100_sxm", "engine=sglang", "workload.arrivals=poisson"]

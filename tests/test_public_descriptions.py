@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import mist_jax as mist
-from calibration.e2e_systems import build_point
+from calibration.e2e_systems import build_point, launch_settings
 from mist_jax import build
 
 #: Not launch settings of single runs: how an engine forms its batches and runs its kernels.
@@ -25,6 +25,20 @@ def row(engine: str, system: str, mode: str, drafts: float) -> SimpleNamespace:
         expert_precision="fp8", kv_precision="fp8", isl=1024.0, osl=1024.0, length_mean=1.0, concurrency=64.0,
         mtp=1.0, mtp_depth=drafts, max_batch=0.0, **pools,
     )  # fmt: skip
+
+
+def test_intervals_between_looks_are_those_of_the_launch_scripts() -> None:
+    def interval(engine="sglang", system="b200_sxm", mode="agg", **changes) -> float:
+        changed = SimpleNamespace(**{**vars(row(engine, system, mode, 0.0)), **changes})
+        return float(launch_settings(changed).get("scheduler_recv_interval", 1.0))
+
+    assert [interval(concurrency=c) for c in (8.0, 16.0)] == [10.0, 30.0]
+    assert interval(decode_tp=4, decode_dp=1) == 10.0
+    assert interval(decode_tp=4, decode_dp=1, expert_precision="nvfp4") == 30.0
+    assert interval(model="qwen3_5_397b_a17b", expert_precision="nvfp4", concurrency=4.0) == 30.0
+    assert interval(model="glm_5") == interval(model="gpt_oss_120b") == 1.0
+    assert interval(model="glm_5", expert_precision="nvfp4") == 10.0
+    assert interval(system="h200_sxm") == interval(mode="disagg") == interval(engine="vllm") == 1.0
 
 
 @pytest.mark.parametrize("mode", ["agg", "disagg"])

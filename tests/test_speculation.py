@@ -10,8 +10,8 @@ import mist_jax as mist
 from mist_jax import build
 from mist_jax.errors import ConfigError
 from mist_jax.pytree import replace
+from mist_jax.queueing.lane import MAX_DRAFT
 from mist_jax.queueing.speculation import in_verified_steps, tokens_per_step
-from mist_jax.queueing.steady import MAX_DRAFT
 from mist_jax.queueing.step_table import build_step_table
 from mist_jax.queueing.trace import Trace
 from mist_jax.schema import EngineSpec

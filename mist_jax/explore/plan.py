@@ -161,7 +161,7 @@ class Plan:
         """The table of deployments (built on first use)."""
         axes = tuple(a for a, d in zip(self.axes, self.direct, strict=True) if not d)
         whole = Structure(self.scenario, axes, self.config_dir)
-        # a few hundred points are not worth a program of their own
+        # what is compiled for a block or two is one program for all models
         return whole if self.effort is Effort.LEAST else whole.trimmed()
 
     def __getstate__(self) -> dict[str, Any]:

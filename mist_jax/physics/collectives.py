@@ -1,9 +1,9 @@
 """Collectives over a group that may reach beyond one scale-up domain: hierarchical alpha-beta.
 
-Each returns (seconds, bytes sent per chip), shaped like `nbytes` and `ranks`, which are alike.
-Inside a domain the links of the domain carry everything; beyond it
-the collective runs inside first, then one share per chip crosses the scale-out network (the hierarchy of NCCL's
-tree and of "Massively Scale Your Deep Learning Training with NCCL 2.4", NVIDIA 2019).
+Each returns (seconds, bytes sent per chip), shaped like `nbytes` and `ranks`, which are alike. Inside a domain the
+links of the domain carry everything; beyond it the collective runs inside first, then one share per chip crosses the
+scale-out network (the hierarchy of NCCL's tree and of "Massively Scale Your Deep Learning Training with NCCL 2.4",
+NVIDIA 2019).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _split(hw: Hardware, ranks: Array) -> tuple[Array, Array]:
 def _levels(hw: Hardware, ranks: Array) -> tuple[Array, Array, Array, Array, Array]:
     """(ranks inside one domain, domains, and both as [2, ...] with the bandwidth and the latency of their links).
 
-    Both levels go through one call of a kernel's time: half the program to compile.
+    Both levels go through one call of a kernel's time: half as much of it in the program.
     """
     inner, outer = _split(hw, ranks)
     # A chip without links of its own talks through the host: PCIe.

@@ -32,6 +32,7 @@ def cost(seconds: Array, flops: Array = 0.0, nbytes: Array = 0.0, sent: Array = 
     return Cost(seconds=seconds, flops=flops, bytes=nbytes, sent=sent)
 
 
+#: Names of the figures of a `Cost`.
 FIELDS = tuple(f.name for f in dataclasses.fields(Cost))
 
 

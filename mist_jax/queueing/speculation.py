@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from mist_jax.queueing.steady import tokens_per_iteration
+from mist_jax.queueing.lane import tokens_per_iteration
 from mist_jax.queueing.trace import Trace
 from mist_jax.system.deployment import System
 

@@ -25,19 +25,9 @@ from mist_jax.physics.memory import kv_bytes_total
 from mist_jax.physics.step import StepTime
 from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
 from mist_jax.pytree import pytree, replace
+from mist_jax.queueing.lane import Lane, lanes_of, make_lane, mixed_batch
 from mist_jax.queueing.root import solve_load
-from mist_jax.queueing.steady import (
-    DRAIN,
-    Lane,
-    SteadyState,
-    _mixed,
-    _Point,
-    _result,
-    lanes_of,
-    make_lane,
-    step_seconds,
-    step_time,
-)
+from mist_jax.queueing.steady import DRAIN, SteadyState, _Point, _result, step_seconds, step_time
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Transfer, Workload
 
@@ -72,7 +62,7 @@ class Disaggregated:
 
 
 def _prefill_batch(lane: Lane, tokens: Array) -> Batch:
-    batch = _mixed(lane, jnp.zeros_like(tokens), tokens)
+    batch = mixed_batch(lane, jnp.zeros_like(tokens), tokens)
     return replace(batch, decode_seqs=jnp.zeros_like(tokens))
 
 
@@ -213,7 +203,7 @@ def _disaggregated(
         return request + wait + run + move, wait, run, busy, move, moving
 
     def decode_batch(others: Array) -> Batch:
-        return _mixed(lane, 1.0 + others, jnp.zeros_like(others))
+        return mixed_batch(lane, 1.0 + others, jnp.zeros_like(others))
 
     def times(others: Array) -> Array:
         return jnp.reshape(step_seconds(lane.system, decode_batch(others)), (1,))
