@@ -23,6 +23,7 @@ from mist_jax.explore import block, dask_executor
 from mist_jax.explore.dask_executor import run_on_dask
 from mist_jax.explore.plan import Plan
 from mist_jax.explore.store import Store
+from mist_jax.explore.sweep import run_boxes
 
 distributed = pytest.importorskip("distributed", reason="dask is an extra: pip install 'mist-jax[dask]'")
 # warnings of Dask's own threads and of killed processes are not ours
@@ -144,6 +145,21 @@ def test_a_killed_driver_loses_nothing(
     assert evaluated
     assert len(evaluated) == len(Plan(scenario, AXES, box_points=BOX).boxes()) - len(written)
     assert all(p.stat().st_mtime_ns == at for p, at in written.items())  # and none a second time
+
+
+@pytest.mark.parametrize("first", ["threads", "dask"])
+def test_one_executor_completes_what_another_began(
+    client: Any, scenario: mist.Scenario, local: xr.Dataset, tmp_path: Path, first: str
+) -> None:
+    executors = {"threads": "threads", "dask": client}
+    plan = Plan(scenario, AXES, box_points=BOX)
+    store = Store(plan, tmp_path / "s.zarr")
+    run_boxes(plan, plan.boxes()[:5], store, executors.pop(first), lambda _: None)
+    status = tmp_path / "s.zarr" / "status" / "c"
+    written = {p: p.stat().st_mtime_ns for p in status.rglob("*") if p.is_file()}
+    assert len(written) == 5
+    _same(mist.sweep(scenario, AXES, executor=executors.popitem()[1], store=tmp_path / "s.zarr"), local)
+    assert all(p.stat().st_mtime_ns == at for p, at in written.items())  # none a second time
 
 
 def test_a_worker_with_other_numbers_is_refused(client: Any, scenario: mist.Scenario) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import mist_jax as mist
 from mist_jax.errors import ConfigError
@@ -66,11 +67,20 @@ def test_laws(swept):
     assert "interval" in labels
 
 
-def test_off_by_default_and_refusals(tmp_path):
+def test_a_store_keeps_the_ends_and_how_far_the_calibration_reaches(swept, tmp_path):
+    for _ in range(2):  # the second one finds all of it there
+        mist.sweep(mist.load(OPEN), AXES, intervals=True, store=tmp_path / "s.zarr")
+        stored = xr.open_zarr(tmp_path / "s.zarr", chunks=None)
+        assert stored.attrs["interval_level"] == 0.8
+        for name in (*ENDS, "ttft_s", "calibration_label"):
+            assert stored[name].dims == swept[name].dims
+            assert stored[name].attrs == swept[name].attrs
+            np.testing.assert_array_equal(stored[name].values, swept[name].values)
+
+
+def test_off_by_default_and_refusals():
     ds = mist.sweep(mist.load(OPEN), {"workload.rate": [1.0]})
     assert not set(ENDS) & set(ds.data_vars)
-    with pytest.raises(ConfigError, match="in memory"):
-        mist.sweep(mist.load(OPEN), {"workload.rate": [1.0]}, intervals=True, store=tmp_path / "s.zarr")
     with pytest.raises(ConfigError, match="need the variables e2e_s"):
         mist.sweep(
             mist.load(OPEN),

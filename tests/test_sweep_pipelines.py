@@ -212,6 +212,30 @@ def test_settings_of_stages_clients_engine_and_plan() -> None:
     ).all()
 
 
+def test_whole_clients() -> None:
+    """Options of a client, and what is inside it after them: what `load` makes of them."""
+    axes = {"pipeline.clients.encoder": ["small_gpu", "cpu_server", "guard_llm"], "workload.rate": [0.5, 2.0]}
+    ds = mist.sweep(mist.load(HOST), axes)
+    for option in axes["pipeline.clients.encoder"]:
+        given = [f"client@pipeline.clients.encoder={option}", "workload.rate=2"]
+        found = compare(ds.sel({"pipeline.clients.encoder": option, "workload.rate": 2.0}), [*HOST, *given])
+        assert (found == Status.OK) == (option != "cpu_server")  # which has no accelerator
+    assert "'embed' cannot run on client 'encoder'" in ds.attrs["problems"][0]
+    both = {
+        "pipeline.clients.encoder.hardware": ["l40s"],
+        "client@pipeline.clients.encoder": ["small_gpu", "cpu_server"],
+    }
+    ds = mist.sweep(mist.load([*HOST, "workload.rate=2"]), both)
+    for option in both["client@pipeline.clients.encoder"]:
+        given = [
+            f"client@pipeline.clients.encoder={option}",
+            "hardware@pipeline.clients.encoder.hardware=l40s",
+            "workload.rate=2",
+        ]
+        point = ds.sel({"client@pipeline.clients.encoder": option}).squeeze()
+        assert compare(point, [*HOST, *given]) == Status.OK
+
+
 def test_options_inside_clients() -> None:
     """A chip, model, plan and engine of a client, by place or as Hydra writes them: what `load` makes of them."""
     base = ["pipeline=cascade", "workload.rate=0.5"]
@@ -290,8 +314,8 @@ def test_a_setting_that_only_some_pipelines_have() -> None:
         ),
         ({"pipeline.clients.engine.hardware": ["l4"]}, "the scenario's own pool; its axis is hardware"),
         (
-            {"client@pipeline.clients.encoder": ["small_gpu"]},
-            "no axis; the groups inside a client are hardware, model,",
+            {"engine@pipeline.clients.encoder": ["vllm"]},
+            "no axis; a client is pipeline.clients.encoder, the groups inside it are hardware, model,",
         ),
         ({"pipeline.clients.encoder.count": [1, 0]}, "count: got 0; must be at least 1"),
         (

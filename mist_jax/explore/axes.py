@@ -110,7 +110,8 @@ def _path_axis(
     if name.rpartition("@")[2].startswith(CLIENTS) and ("@" in name or name.count(".") == 2):
         place = CLIENTS + name.rpartition("@")[2].split(".")[2]
         raise ConfigError(
-            f"{name}: no axis; the groups inside a client are {', '.join(INSIDE)}, such as {place}.hardware"
+            f"{name}: no axis; a client is {place}, the groups inside it are {', '.join(INSIDE)}, such as "
+            f"{place}.hardware"
         )
     top = name.split(".")[0]
     known = {f.name for f in dataclasses.fields(Scenario)} - {"config"}
@@ -149,9 +150,10 @@ def _check_client(
 ) -> None:
     """Raises ConfigError if no pipeline of the sweep has the client whose section is the axis `name`."""
     section = str(section_of(name))
-    client, key = section.removeprefix(CLIENTS).split(".")
+    client, _, key = section.removeprefix(CLIENTS).partition(".")
     if client == "engine":
-        raise ConfigError(f"{name}: `engine` is the scenario's own pool; its axis is {key}")
+        whose = f"axis is {key}" if key else f"axes are {', '.join(INSIDE)}"
+        raise ConfigError(f"{name}: `engine` is the scenario's own pool; its {whose}")
     written = [option_mapping("pipeline", str(o), config_dir).get("clients") or {} for o in pipelines]
     there = list(dict.fromkeys(c for p in written or [scenario.pipeline.clients] for c in p if c != "engine"))
     if not there:

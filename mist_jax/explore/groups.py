@@ -1,7 +1,8 @@
 """Config groups as axes of a sweep: their options, what each gives, and where in the description it goes.
 
-Groups inside a client of a pipeline are written as Hydra writes them (`hardware@pipeline.clients.encoder.hardware`) or
-by their place alone (`pipeline.clients.encoder.hardware`), which a command line takes without quoting.
+A client of a pipeline (`client@pipeline.clients.encoder`) and the groups inside it are written as Hydra writes them
+(`hardware@pipeline.clients.encoder.hardware`) or by their place alone (`pipeline.clients.encoder.hardware`), which a
+command line takes without quoting.
 """
 
 from __future__ import annotations
@@ -40,15 +41,23 @@ def section_of(name: str) -> str | None:
     if name in GROUPS:
         return GROUPS[name]
     group, at, path = name.rpartition("@")
-    parts = path.removeprefix(CLIENTS).split(".")
-    inside = path.startswith(CLIENTS) and len(parts) == 2 and parts[0] and parts[1] in INSIDE
-    return path if inside and (not at or group == parts[1]) else None
+    folder = _folder_in_clients(path)
+    return path if folder and (not at or group == folder) else None
+
+
+def _folder_in_clients(path: str) -> str | None:
+    """The folder of the options that fill `path`, if that is a client or a group inside one."""
+    if not path.startswith(CLIENTS):
+        return None
+    client, *inside = path.removeprefix(CLIENTS).split(".")
+    if not client or len(inside) > 1 or not set(inside) <= set(INSIDE):
+        return None
+    return inside[0] if inside else "client"
 
 
 def folder_of(name: str) -> str:
     """The folder of `conf/` that holds the options of a group."""
-    section = section_of(name) or ""
-    return section.rpartition(".")[2] if section.startswith(CLIENTS) else name.split("@")[0]
+    return _folder_in_clients(section_of(name) or "") or name.split("@")[0]
 
 
 def options_of(group: str, config_dir: str | Path | None = None) -> list[str]:
@@ -104,10 +113,19 @@ def option_mapping(group: str, option: str, config_dir: str | Path | None = None
         ConfigError: no such option, with the nearest name.
     """
     folder = str(config_dir) if config_dir else None
-    if (section_of(group) or "").startswith(CLIENTS):
+    section = section_of(group) or ""
+    if section.startswith(CLIENTS):
         _option_file(group, option, folder)  # whose message names the key as it was given
         group = folder_of(group)  # what fills a client's section is what fills the scenario's
+        if group == "client":
+            return copy.deepcopy(_client(section.removeprefix(CLIENTS), option, folder))
     return copy.deepcopy(_option(group, option, folder))
+
+
+@lru_cache(maxsize=256)
+def _client(name: str, option: str, config_dir: str | None) -> Any:
+    overrides = [f"+client@{CLIENTS}{name}={option}"]
+    return compose_mapping(overrides, config_dir)["pipeline"]["clients"][name]
 
 
 @lru_cache(maxsize=4096)

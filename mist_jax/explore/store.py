@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mist_jax.errors import ConfigError
 from mist_jax.explore.plan import Box, Plan
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: `status` of a point that has not been evaluated.
 MISSING = -1
@@ -114,16 +118,40 @@ class Store:
                 self.group[name][where] = values[name]
             self.group["status"][where] = values["status"]
 
-    def finish(self) -> dict[str, Any]:
-        """The arrays, read as they are used (xarray reads zarr lazily)."""
+    def add(self, variables: Mapping[str, xr.DataArray], attributes: Mapping[str, Any]) -> None:
+        """Write what was worked out from the finished sweep; what is there of it is replaced."""
+        sizes = dict(zip((a.name for a in self.plan.axes), self.plan.chunks, strict=True))
+        with self._writing():
+            for name, variable in variables.items():
+                text = variable.dtype.kind in "UO"
+                array = self.group.create_array(
+                    name,
+                    shape=variable.shape,
+                    chunks=tuple(sizes.get(str(d), n) for d, n in variable.sizes.items()),
+                    dtype=str if text else variable.dtype,
+                    dimension_names=tuple(map(str, variable.dims)),
+                    fill_value="" if text else np.nan,
+                    overwrite=True,
+                )
+                array[...] = variable.values.astype(object) if text else variable.values
+                array.attrs.update(variable.attrs)
+            self.group.attrs.update(attributes)
+            self._consolidate()
+
+    def _consolidate(self) -> None:
         import warnings
 
-        import xarray as xr
         import zarr
 
         with warnings.catch_warnings():
             # consolidated metadata is an extension to Zarr 3 that xarray looks for first
             warnings.simplefilter("ignore")
             zarr.consolidate_metadata(str(self.path))
+
+    def finish(self) -> dict[str, Any]:
+        """The arrays, read as they are used (xarray reads zarr lazily)."""
+        import xarray as xr
+
+        self._consolidate()
         with xr.open_zarr(str(self.path), consolidated=False, chunks=None, mask_and_scale=False) as ds:
             return {name: ds[name].variable for name in self.plan.variables}

@@ -16,6 +16,7 @@ from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, Status
 from mist_jax.explore.groups import section_of
 from mist_jax.explore.plan import WORKERS, Box, Plan, status_text
+from mist_jax.intervals import LEVEL
 from mist_jax.schema import Scenario
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def sweep(
             differ by less than 1e-4.
         config_dir: a folder of your own with further options.
         intervals: add 80 % intervals (`ttft_s_low`, `ttft_s_high`, ...) and `calibration_label`. For closed loops that
-            costs next to nothing; for open ones two further sweeps, or a few, at scaled rates. Of pipelines, those of
-            `pipelines.intervals`: two further steady states of every pool, two further loops where they are closed; a
-            `store` has the ends and no label.
+            costs next to nothing; for open ones two further sweeps, or a few, at scaled rates (in memory, also where
+            there is a `store`). Of pipelines, those of `pipelines.intervals`: two further steady states of every pool,
+            two further loops where they are closed.
 
     Returns:
         Dataset with the axes as dimensions, in the order given; every variable has `units` and `long_name`.
@@ -87,24 +88,26 @@ def sweep(
         target = _InMemory(plan)
     with _bar(plan, sum(_count(b) for b in boxes), progress) as advance:
         run_boxes(plan, boxes, target, executor, advance)
-    data = target.finish()
-    ds = labelled(plan, data)
+    ds = labelled(plan, target.finish())
     if not intervals:
         return ds
+    known = set(ds)
     if pipelines is not None:
-        return pipelines.with_reach(ds)
+        ds = pipelines.with_reach(ds)
+    else:
+        from mist_jax.explore.sweep_intervals import add_sweep_intervals
+
+        def at_rates(other: Scenario, changed: Mapping[str, Any] | None) -> xr.Dataset:
+            kept = ("ttft_s", "tpot_s", "status")
+            new = {name: (changed or {}).get(name, values) for name, values in axes.items()}
+            return sweep(
+                other, new, variables=kept, executor=executor, progress=False, dtype=dtype, config_dir=config_dir
+            )
+
+        ds = add_sweep_intervals(ds, scenario, plan.axes, plan.config_dir, at_rates)
     if store is not None:
-        raise ConfigError("sweep: intervals are for sweeps in memory; drop `store`")
-    from mist_jax.explore.sweep_intervals import add_sweep_intervals
-
-    def at_rates(other: Scenario, changed: Mapping[str, Any] | None) -> xr.Dataset:
-        kept = ("ttft_s", "tpot_s", "status")
-        new = {name: (changed or {}).get(name, values) for name, values in axes.items()}
-        return sweep(
-            other, new, variables=kept, executor=executor, progress=False, dtype=dtype, config_dir=config_dir
-        )
-
-    return add_sweep_intervals(ds, scenario, plan.axes, plan.config_dir, at_rates)
+        target.add({name: ds[name] for name in ds if name not in known}, {"interval_level": LEVEL})
+    return ds
 
 
 def _pipeline_plan(

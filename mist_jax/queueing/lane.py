@@ -36,6 +36,7 @@ class Lane:
     spread: Array  #: further cached tokens that the mean prompt token attends to, as prompts differ in length
     ahead: Array  #: prompts ahead of the mean request because a benchmark starts with all of them at once
     interference: Array  #: share of the others' prefill that falls into a request's decoding (1: of all)
+    outside: Array  #: s a request spends outside of iterations, before its first token
     bunched: (
         Array  #: 1: prompts come at random, and some share an iteration; 0: each has its own while it can
     )
@@ -70,6 +71,7 @@ def make_lane(system: System, workload: Workload) -> Lane:
         request_kv=held,
         memory=memory,
         spread=0.5 * isl * workload.isl_cv**2,
+        outside=step.request_s + step.prompt_token_s * workload.isl,
         ahead=jnp.zeros_like(held),
         interference=jnp.ones_like(held),
         bunched=jnp.zeros_like(held),

@@ -118,10 +118,9 @@ def _flow(lane: Lane, n: Array, others: Array, times: Array, residual: Array) ->
     rho = jnp.clip(lane.isl * others / lane.steps / room, 0.0, 0.999)
     wait = service * (rho / (2.0 * (1.0 - rho)) + lane.ahead)
     busy = jnp.minimum(others, 1.0)
-    step = lane.system.calibration.step
     start = jnp.maximum(residual + iterations_late(lane.system), 0.0) * busy * mean
-    outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
-    return mean, rate, outside + step.queue_scale * wait + start + prefill
+    queue_scale = lane.system.calibration.step.queue_scale
+    return mean, rate, lane.outside + queue_scale * wait + start + prefill
 
 
 def closed_loop(
@@ -177,7 +176,7 @@ def _benchmark(lane: Lane, workload: Workload, clients: Array) -> tuple[Lane, Ar
     with equal lengths a share `lockstep` of the prompts then ends together and comes back together in every round:
     those wait for half of the others, and meet the prefill of only half of them while they decode. Where prompts and
     decodes share iterations, the prompts of one budget decode while the next ones are filled, so they end and come
-    back an iteration apart, and none waits.
+    back an iteration apart, and none waits. The first round also meets kernels that are not yet loaded or compiled.
     """
     burst = workload.burst_share
     running = jnp.maximum(jnp.minimum(lane.limit, clients), 1.0)
@@ -186,7 +185,8 @@ def _benchmark(lane: Lane, workload: Workload, clients: Array) -> tuple[Lane, Ar
     lock = jnp.where(burst > 0, jnp.exp(-spread), 0.0) * step.lockstep * engine.separate_prefill
     ahead = 0.5 * (running - 1.0) * (burst + (1.0 - burst) * lock)
     seen = jnp.maximum(clients - 1.0, 0.0) / jnp.maximum(clients, 1.0) * (1.0 - DRAIN * burst)
-    return replace(lane, ahead=ahead, interference=1.0 - 0.5 * lock), seen
+    outside = lane.outside + burst * step.first_round_s
+    return replace(lane, ahead=ahead, interference=1.0 - 0.5 * lock, outside=outside), seen
 
 
 def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> SteadyState:
@@ -246,7 +246,6 @@ def _open_ttft(lane: Lane, workload: Workload, point: Any) -> Array:
     occupied = -jnp.expm1(-(point.n + point.rate * prompt))
     step = lane.system.calibration.step
     late = admission_lag(lane.system) + lane.system.engine.ahead
-    outside = step.request_s + step.prompt_token_s * (lane.isl + lane.past)
     # prompts run right after a look, so that the iterations between two looks only decode; who comes while prompts run
     # is looked at when they end
     decoding = 1.0 - jnp.clip(point.rate * prompt, 0.0, 1.0)
@@ -255,7 +254,7 @@ def _open_ttft(lane: Lane, workload: Workload, point: Any) -> Array:
     fixed = jnp.minimum(step.prefill_host_s, mixed - decode)
     own = (mixed - decode - fixed) * lane.isl / tokens
     return (
-        outside
+        lane.outside
         + late
         + gated_ttft(
             point.rate,

@@ -185,6 +185,8 @@ def _disaggregated(
     layers = lane.system.model.layers
     outside = prefill.calibration.step
     request = outside.request_s + outside.handover_s + outside.prompt_token_s * workload.isl
+    if clients is not None:
+        request = request + workload.burst_share * (outside.first_round_s + outside.first_handover_s)
 
     # fitted to closed loops, whose requests come together
     queue_scale = 1.0 if clients is None else outside.queue_scale * outside.pool_queue_scale

@@ -40,6 +40,7 @@ class StepCoefficients:
     )
     imbalance: Array  #: busiest expert-parallel rank over the mean
     request_s: Array  #: s per request outside of iterations, before the first token (HTTP, queue hand-over)
+    first_round_s: Array  #: s by which a benchmark's first round is slower: kernels loaded, compiled and tuned
     prompt_token_s: Array  #: s per prompt token outside of iterations (tokenizing, copying)
     admission_steps: Array  #: iterations until the scheduler looks at a new request
     admission_steps_dp: Array  #: further ones with attention DP (prompts wait until all ranks have some)
@@ -48,6 +49,7 @@ class StepCoefficients:
     lockstep: Array  #: share of equally long prompts that keep coming in rounds (where prefill runs apart from decodes)
     kv_usable: Array  #: share of the KV budget that admission fills
     handover_s: Array  #: s per request to hand it from a prefill to a decode replica, transfer apart
+    first_handover_s: Array  #: s by which a benchmark's first hand-over is slower: connections set up
     transfer_scale: Array  #: multiplies the time of the KV transfer
     acceptance: Array  #: probability that the first drafted token is accepted
     acceptance_decay: Array  #: factor on it from one drafted position to the next
@@ -93,6 +95,7 @@ def default_step_coefficients() -> StepCoefficients:
         routing_spread=1.0,
         imbalance=1.2,
         request_s=5e-3,
+        first_round_s=0.0,
         prompt_token_s=0.0,
         admission_steps=1.0,
         admission_steps_dp=0.0,
@@ -101,6 +104,7 @@ def default_step_coefficients() -> StepCoefficients:
         lockstep=0.0,
         kv_usable=1.0,
         handover_s=0.0,
+        first_handover_s=0.0,
         transfer_scale=1.0,
         acceptance=0.84,
         acceptance_decay=0.9,
