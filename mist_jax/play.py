@@ -80,7 +80,9 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
         return play_pipeline(scenario, trace, text)
     with jax.enable_x64(True):
         clients, links, system, front = build_clients(scenario, trace)
-    trace = _at_the_engine(trace, front, scenario.prefill is not None)
+    # a benchmark whose first round counts: it meets kernels and connections that are not there yet
+    first = np.arange(trace.size) < trace.closed_loop * (scenario.workload.burst_share > 0)
+    trace = _at_the_engine(trace, front, scenario.prefill is not None, first)
     asked = trace
     if float(system.engine.draft_tokens) > 0:
         trace = in_verified_steps(trace, tokens_per_step(system))
@@ -99,7 +101,7 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
     if trace is not asked:
         for field, given in (("prompt", asked.prompt_tokens), ("output", asked.output_tokens)):
             played.requests[field] = token_counts(given)[0]
-    return to_dataset(scenario, played, system, front, text)
+    return to_dataset(scenario, played, system, front, text, first)
 
 
 def router_of(scenario: Scenario) -> playback.Router:
@@ -162,32 +164,42 @@ def build_clients(
     return [*fronts, main], links, system, first
 
 
-def _at_the_engine(trace: Trace, front: System, handed_over: bool) -> Trace:
+def _at_the_engine(trace: Trace, front: System, handed_over: bool, first: Array) -> Trace:
     """The trace as the engines see it: each request comes later by what precedes its queue; who sends one after an
-    answer waits for what follows that, too. A closed loop takes the mean over its requests."""
-    before, all_of_it = (outside_s(front, trace.prompt_tokens, h) for h in (False, handed_over))
+    answer waits for what follows that, too. A closed loop takes the mean over its requests beyond those of the `first`
+    round."""
+    before, all_of_it = (outside_s(front, trace.prompt_tokens, h, first) for h in (False, handed_over))
+    later = outside_s(front, trace.prompt_tokens, handed_over)
     delay = np.zeros(trace.size) if trace.delay_s is None else np.asarray(trace.delay_s)
     if trace.edges is not None and trace.edges.size:
         parent, child = trace.edges.T
         after = np.zeros(trace.size)
         np.maximum.at(after, child, (all_of_it - before)[parent])
         delay = delay + np.where(np.isin(np.arange(trace.size), child), before + after, 0.0)
+    arrival = trace.arrival_s + before
+    if trace.closed_loop:  # the others come after the first ones, whenever that is
+        arrival[trace.closed_loop :] = arrival.max()
     return dataclasses.replace(
         trace,
-        arrival_s=trace.arrival_s + before,
+        arrival_s=arrival,
         delay_s=delay,
-        think_s=trace.think_s + float(np.nanmean(all_of_it)),
+        think_s=trace.think_s + float(np.nanmean(later)),
     )
 
 
-def outside_s(front: System, prompt_tokens: Array, handed_over: bool | Array = False) -> Array:
+def outside_s(
+    front: System, prompt_tokens: Array, handed_over: bool | Array = False, first: bool | Array = False
+) -> Array:
     """Seconds outside of iterations, before the first token, of requests with so many prompt tokens.
 
-    `front` is the system that prefills; the steady state counts the same (`queueing.steady`, `steady_disaggregated`).
+    `front` is the system that prefills, `first` tells which are a benchmark's first round; the steady state counts the
+    same (`queueing.steady`, `steady_disaggregated`).
     """
     step = front.calibration.step
     own = float(step.request_s) + float(step.prompt_token_s) * np.asarray(prompt_tokens, dtype=np.float64)
-    return own + float(step.handover_s) * np.asarray(handed_over)
+    own = own + float(step.first_round_s) * np.asarray(first)
+    handover = float(step.handover_s) + float(step.first_handover_s) * np.asarray(first)
+    return own + handover * np.asarray(handed_over)
 
 
 def _engines(
@@ -230,12 +242,12 @@ def _engines(
 
 
 def to_dataset(
-    scenario: Scenario, played: playback.Played, system: System, front: System, text: str
+    scenario: Scenario, played: playback.Played, system: System, front: System, text: str, first: Array
 ) -> xr.Dataset:
-    """Per-request results with units, and the summary as attributes."""
+    """Per-request results with units, and the summary as attributes; `first`: those of a benchmark's first round."""
     rq = played.requests
-    own = outside_s(front, rq["prompt"])
-    outside = outside_s(front, rq["prompt"], np.isfinite(rq["transferred"]))
+    own = outside_s(front, rq["prompt"], first=first)
+    outside = outside_s(front, rq["prompt"], np.isfinite(rq["transferred"]), first)
     queue = rq["scheduled"] - rq["arrival"]
     prefill = rq["first"] - rq["scheduled"]
     served = rq["status"] == st.OK

@@ -88,12 +88,12 @@ def gated_ttft(
     service = prompt + busy * isl / room
     full = jnp.clip(rate * service, 0.0, 0.995)
     queue = 0.5 * (occupied * first * (1.0 - rho) + square * full * service / (1.0 - full))
-    wait = _norm(0.5 * window + half, queue)
+    wait = norm(0.5 * window + half, queue)
     behind = jnp.minimum(half, 0.5 * prompt * room / isl)
     return wait + chunks * busy + prompt + behind
 
 
-def _norm(a: Array, b: Array, power: float = 8.0) -> Array:
+def norm(a: Array, b: Array, power: float = 8.0) -> Array:
     """(a^power + b^power)^(1 / power), scaled so that neither overflows, of numbers that are not negative."""
     top = jnp.maximum(jnp.maximum(a, b), 1e-12)
     return top * ((a / top) ** power + (b / top) ** power) ** (1.0 / power)

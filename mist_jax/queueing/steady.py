@@ -110,10 +110,12 @@ def _flow(lane: Lane, n: Array, others: Array, times: Array, residual: Array) ->
     mean = decode + share * (mixed - decode)
     rate = n / (lane.steps * mean)
     chunks = jnp.maximum(lane.isl / room, 1.0)
+    # what runs apart has its first token before the decode iteration that follows
+    after = lane.system.engine.separate_prefill * decode
     # a prompt of a bit more than one chunk pays for a whole further iteration
-    prefill = chunks * mixed + (jnp.ceil(chunks - 1e-9) - chunks) * decode
+    prefill = chunks * (mixed - after) + (jnp.ceil(chunks - 1e-9) - chunks) * decode
     # while prompts queue, iterations fill the budget
-    full = decode + (mixed - decode) * room / tokens
+    full = decode - after + (mixed - decode) * room / tokens
     service = full * lane.isl / room
     rho = jnp.clip(lane.isl * others / lane.steps / room, 0.0, 0.999)
     wait = service * (rho / (2.0 * (1.0 - rho)) + lane.ahead)

@@ -4,10 +4,11 @@
     lambda = n_d lanes_d / ((OSL - 1) tau_d(m))     decode pool, no prefill in its iterations
     TTFT   = request + wait + prefill + transfer
 
-The prefill pool is a set of M/D/1 queues whose service is one prompt's share of a full iteration (prompts that wait
-are batched up to the token budget); the transfer is a latency and the KV bytes over the replica's link, shared by
-the transfers under way, as the link's own M/D/1 wait. Splitwise (arXiv 2311.18677) and DistServe (arXiv 2401.09670)
-describe the split; the queue is ours.
+In a closed loop the prefill pool is a set of M/D/1 queues whose service is one prompt's share of a full iteration
+(prompts that wait are batched up to the token budget); under Poisson arrivals its lanes are servers that take all who
+wait (`batch_server`). The transfer is a latency and the KV bytes over the replica's link, shared by the transfers under
+way, as the link's own M/D/1 wait. Splitwise (arXiv 2311.18677) and DistServe (arXiv 2401.09670) describe the split; the
+queues are ours.
 
 Not modelled: decode replicas that refuse transfers when their KV is full (they wait in the closed form of the limit),
 affinity between particular replicas.
@@ -25,6 +26,7 @@ from mist_jax.physics.memory import kv_bytes_total
 from mist_jax.physics.step import StepTime
 from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
 from mist_jax.pytree import pytree, replace
+from mist_jax.queueing.batch_server import batch_wait
 from mist_jax.queueing.lane import Lane, lanes_of, make_lane, mixed_batch
 from mist_jax.queueing.root import solve_load
 from mist_jax.queueing.steady import DRAIN, SteadyState, _Point, _result, step_seconds, step_time
@@ -41,6 +43,7 @@ class PrefillPool:
     lanes: Array
     ranks: Array  #: attention-DP ranks, which step together
     alone: Array  #: s, all iterations of one prompt alone
+    fixed: Array  #: s of an iteration, however few tokens it holds
     single: Array  #: tokens of an iteration with one prompt
     step_single: StepTime  #: of it
     step_full: Array  #: s of an iteration that fills the token budget
@@ -81,12 +84,36 @@ def prefill_pool(system: System, workload: Workload, replicas: Array) -> Prefill
         lanes=lanes_of(system, replicas),
         ranks=system.parallel.dp,
         alone=chunks * of_one + extra * small,
+        fixed=_intercept(sizes, steps.seconds),
         single=single,
         step_single=jax.tree.map(lambda x: x[0], steps),
         step_full=jnp.maximum(of_budget, of_one),
         budget=budget,
         isl=lane.isl,
     )
+
+
+def _intercept(sizes: Array, seconds: Array) -> Array:
+    """Seconds of an iteration of no tokens: the line through one prompt and a full budget, or, where that is the same,
+    through one prompt and a few tokens.
+
+    Args:
+        sizes, seconds: [3] tokens and s of one prompt, of the budget, and of a few tokens.
+    """
+    tokens = sizes - sizes[0]
+    slope = (seconds - seconds[0]) / jnp.where(tokens == 0, 1.0, tokens)
+    slope = jnp.where(sizes[1] > 1.01 * sizes[0], slope[1], slope[2])
+    return jnp.clip(seconds[0] - slope * sizes[0], 0.0, seconds[0])
+
+
+def _open_prefill_latency(pool: PrefillPool, rate: Array, isl_cv: Array) -> tuple[Array, Array, Array]:
+    """`_prefill_latency` under Poisson arrivals."""
+    each = rate / pool.lanes
+    own = jnp.maximum(pool.alone - jnp.maximum(pool.isl / pool.budget, 1.0) * pool.fixed, 0.0)
+    wait, prefill, busy = batch_wait(each, pool.fixed, own, pool.isl, isl_cv, pool.budget, pool.lanes)
+    # ranks step together: an idle one waits for the prompts of the others
+    met = 1.0 - (1.0 - 0.999 * busy) ** pool.ranks - 0.999 * busy
+    return wait + 0.5 * met * pool.step_single.seconds, prefill, _prefill_latency(pool, rate)[2]
 
 
 def _prefill_latency(pool: PrefillPool, rate: Array) -> tuple[Array, Array, Array]:
@@ -197,7 +224,10 @@ def _disaggregated(
     burst = workload.burst_share * first * pool.step_full * pool.isl / pool.budget
 
     def ttft_at(rate: Array) -> tuple[Array, ...]:
-        wait, run, busy = _prefill_latency(pool, rate)
+        if clients is None:
+            wait, run, busy = _open_prefill_latency(pool, rate, workload.isl_cv)
+        else:
+            wait, run, busy = _prefill_latency(pool, rate)
         wait = queue_scale * (wait + burst)
         move, moving = _transfer_latency(
             transfer, nbytes * outside.transfer_scale, layers, run, rate, prefill_replicas
