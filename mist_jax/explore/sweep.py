@@ -101,7 +101,13 @@ def sweep(
             kept = ("ttft_s", "tpot_s", "status")
             new = {name: (changed or {}).get(name, values) for name, values in axes.items()}
             return sweep(
-                other, new, variables=kept, executor=executor, progress=False, dtype=dtype, config_dir=config_dir
+                other,
+                new,
+                variables=kept,
+                executor=executor,
+                progress=False,
+                dtype=dtype,
+                config_dir=config_dir,
             )
 
         ds = add_sweep_intervals(ds, scenario, plan.axes, plan.config_dir, at_rates)

@@ -7,15 +7,15 @@ which the next iteration holds the one prompt that ends the pause,
     E[tau]   = (b + p g) / (1 - rho),    E[N] = lambda E[tau] + p,    p = exp(-lambda E[tau])
     E[tau^2] = (b^2 + 2 b g E[N] + g^2 (1 + cv^2) E[N]) / (1 - rho^2),    busy share u = E[tau] / (E[tau] + p / lambda)
 
-as in `gated` (Takagi, "Queueing Analysis" vol. 1, 1991), whose remarks on what is ahead, behind, and on the token budget
-hold here too. The router of the playback sends a request to the replica with the fewest. With c replicas an arrival
-waits where all are busy, which has the exponent of Sakasegawa ("An approximation formula L_q = alpha rho^beta / (1 -
-rho)", Ann. Inst. Stat. Math. 29, 1977): sqrt(2 (c + 1)) - 1 of u and, for whole queues, rho^(sqrt(2 (c + 1)) - 2) / c,
-here c^0.85, as a request that has joined a replica stays there. Iterations become even, at least b + g or, where single
-prompts do not keep up, b / (1 - rho): their spread and excess over that fall as 1 / c.
+as in `gated` (Takagi, "Queueing Analysis" vol. 1, 1991), whose remarks on what is ahead, what is behind and the token
+budget hold here too. The router of the playback sends a request to the replica with the fewest. With c replicas an
+arrival waits where all are busy, which has the exponent of Sakasegawa ("An approximation formula L_q = alpha rho^beta /
+(1 - rho)", Ann. Inst. Stat. Math. 29, 1977): sqrt(2 (c + 1)) - 1 of u and, for whole queues, rho^(sqrt(2 (c + 1)) - 2)
+/ c, here c^0.85, as a request that has joined a replica stays there. Iterations become even, at least b + g or, where
+single prompts do not keep up, b / (1 - rho): their spread and excess over that fall as 1 / c.
 
-Against simulation (c 1 to 8, budgets of 1 to 4 prompts, b 0.1 to 0.5 g, cv 0.1 to 1, load 0.1 to 0.9): within 19 %, half
-of the cases within 3 %, of the time to the end of the prompt (tests/test_batch_server.py).
+Against simulation (c 1 to 8, budgets of 1 to 4 prompts, b 0.1 to 0.5 g, cv 0.1 to 1, load 0.1 to 0.9): within 19 % of
+the time to the end of the prompt, half of the cases within 3 % (tests/test_batch_server.py).
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def batch_wait(
     spread = jnp.maximum(second - mean**2, 0.0) / servers
     mean = even + (mean - even) / servers
     second = mean**2 + spread
-    share = jnp.exp((jnp.log(jnp.maximum(busy, 1e-12)) + (servers - 1.0) * jnp.log(alone)) / servers) ** exponent
+    share = (
+        jnp.exp((jnp.log(jnp.maximum(busy, 1e-12)) + (servers - 1.0) * jnp.log(alone)) / servers) ** exponent
+    )
     all_busy = share / (share + (1.0 - share) * servers)
     window = all_busy * second / mean
     half = 0.5 * rate * window * prompt

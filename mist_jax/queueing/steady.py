@@ -159,8 +159,19 @@ def closed_loop(
     # beyond the limit of running sequences the rest waits: Little's law
     queued = safe_divide(clients - n, point.rate)
     ttft = jnp.where(at_limit, jnp.maximum(point.ttft, queued), point.ttft)
-    point = replace(point, ttft=ttft)
+    cold = workload.burst_share * lane.system.calibration.step.first_round_s
+    point = after_a_cold_start(replace(point, ttft=ttft), clients, cold)
     return _result(lane, workload, point, lanes, load=jnp.ones_like(n), unstable=False, strict=strict)
+
+
+def after_a_cold_start(point: Any, clients: Array, cold: Array) -> Any:
+    """`point` of a lane, with the mean wait for kernels and connections in a benchmark's first round.
+
+    All wait at once and nobody decodes meanwhile, so what runs later is as full as without it: the wait lengthens the
+    mean cycle clients / rate, in which rate and sequences are counted.
+    """
+    kept = 1.0 / (1.0 + cold * point.rate / clients)
+    return replace(point, ttft=point.ttft + cold, rate=point.rate * kept, n=point.n * kept)
 
 
 #: Loss of a benchmark's mean load in its last round, when no further request follows, per share of a round.
@@ -178,7 +189,7 @@ def _benchmark(lane: Lane, workload: Workload, clients: Array) -> tuple[Lane, Ar
     with equal lengths a share `lockstep` of the prompts then ends together and comes back together in every round:
     those wait for half of the others, and meet the prefill of only half of them while they decode. Where prompts and
     decodes share iterations, the prompts of one budget decode while the next ones are filled, so they end and come
-    back an iteration apart, and none waits. The first round also meets kernels that are not yet loaded or compiled.
+    back an iteration apart, and none waits.
     """
     burst = workload.burst_share
     running = jnp.maximum(jnp.minimum(lane.limit, clients), 1.0)
@@ -187,8 +198,7 @@ def _benchmark(lane: Lane, workload: Workload, clients: Array) -> tuple[Lane, Ar
     lock = jnp.where(burst > 0, jnp.exp(-spread), 0.0) * step.lockstep * engine.separate_prefill
     ahead = 0.5 * (running - 1.0) * (burst + (1.0 - burst) * lock)
     seen = jnp.maximum(clients - 1.0, 0.0) / jnp.maximum(clients, 1.0) * (1.0 - DRAIN * burst)
-    outside = lane.outside + burst * step.first_round_s
-    return replace(lane, ahead=ahead, interference=1.0 - 0.5 * lock, outside=outside), seen
+    return replace(lane, ahead=ahead, interference=1.0 - 0.5 * lock), seen
 
 
 def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> SteadyState:

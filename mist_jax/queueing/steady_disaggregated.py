@@ -29,7 +29,15 @@ from mist_jax.pytree import pytree, replace
 from mist_jax.queueing.batch_server import batch_wait
 from mist_jax.queueing.lane import Lane, lanes_of, make_lane, mixed_batch
 from mist_jax.queueing.root import solve_load
-from mist_jax.queueing.steady import DRAIN, SteadyState, _Point, _result, step_seconds, step_time
+from mist_jax.queueing.steady import (
+    DRAIN,
+    SteadyState,
+    _Point,
+    _result,
+    after_a_cold_start,
+    step_seconds,
+    step_time,
+)
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Transfer, Workload
 
@@ -212,8 +220,6 @@ def _disaggregated(
     layers = lane.system.model.layers
     outside = prefill.calibration.step
     request = outside.request_s + outside.handover_s + outside.prompt_token_s * workload.isl
-    if clients is not None:
-        request = request + workload.burst_share * (outside.first_round_s + outside.first_handover_s)
 
     # fitted to closed loops, whose requests come together
     queue_scale = 1.0 if clients is None else outside.queue_scale * outside.pool_queue_scale
@@ -290,6 +296,10 @@ def _disaggregated(
         step=step,
         times=step.seconds,
     )
+    if clients is not None:
+        cold = workload.burst_share * (outside.first_round_s + outside.first_handover_s)
+        point = after_a_cold_start(point, clients / lanes, cold)
+        rate, ttft = point.rate * lanes, point.ttft
     state = _result(lane, workload, point, lanes, load=load, unstable=unstable, strict=strict)
     state = replace(state, waiting=rate * ttft / lanes)
     one = pool.step_single

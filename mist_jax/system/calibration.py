@@ -40,7 +40,9 @@ class StepCoefficients:
     )
     imbalance: Array  #: busiest expert-parallel rank over the mean
     request_s: Array  #: s per request outside of iterations, before the first token (HTTP, queue hand-over)
-    first_round_s: Array  #: s by which a benchmark's first round is slower: kernels loaded, compiled and tuned
+    first_round_s: (
+        Array  #: s by which a benchmark's first round is slower: kernels loaded, compiled and tuned
+    )
     prompt_token_s: Array  #: s per prompt token outside of iterations (tokenizing, copying)
     admission_steps: Array  #: iterations until the scheduler looks at a new request
     admission_steps_dp: Array  #: further ones with attention DP (prompts wait until all ranks have some)
