@@ -57,6 +57,7 @@ def gated_ttft(
     fixed: Array = 0.0,
     beside: Array = 1.0,
     every: Array = 1.0,
+    scatter: Array = 1.0,
 ) -> Array:
     """Mean seconds from arrival to the end of the prompt's last iteration.
 
@@ -70,9 +71,10 @@ def gated_ttft(
         fixed: s that an iteration with prompts takes longer, whatever their number.
         every: iterations from one opening of the gate to the next; the wait for it is not in the result.
         beside: share of `decode` in an iteration with prompts (0: prompts run in iterations of their own).
+        scatter: variance of the arrivals in a window over that of Poisson arrivals.
     """
     rho = jnp.clip(rate * prompt, 0.0, 0.995)
-    square = 1.0 + cv**2
+    square = scatter + cv**2
     # p depends on E[tau], which depends on p: two turns suffice
     chunks = expected_chunks(isl, cv, room)
     busy = beside * decode + fixed
@@ -83,7 +85,9 @@ def gated_ttft(
     second = (base + (2.0 * busy + prompt * square) * rho * first) / (1.0 - rho**2)
     window = occupied * second / first
     gathered = window + (every - 1.0) * (1.0 - rho) * decode
-    half = 0.5 * rate * gathered * prompt  # the prompts of the window ahead, and those behind
+    half = (
+        0.5 * others_seen(rate * gathered, scatter) * prompt
+    )  # the prompts of the window ahead, and those behind
     # the budget: a prompt's share of full iterations serves it no faster than this
     service = prompt + busy * isl / room
     full = jnp.clip(rate * service, 0.0, 0.995)
@@ -91,6 +95,14 @@ def gated_ttft(
     wait = norm(0.5 * window + half, queue)
     behind = jnp.minimum(half, 0.5 * prompt * room / isl)
     return wait + chunks * busy + prompt + behind
+
+
+def others_seen(mean: Array, scatter: Array) -> Array:
+    """How many others one of a number of things sees: its mean where they are Poisson, one less where it is fixed.
+
+    E[n^2] / E[n] - 1 = n - (1 - scatter) of a variance of `scatter` n; of few things that are spread evenly, none.
+    """
+    return mean + (1.0 - scatter) * jnp.expm1(-mean)
 
 
 def norm(a: Array, b: Array, power: float = 8.0) -> Array:

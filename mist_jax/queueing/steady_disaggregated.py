@@ -27,6 +27,7 @@ from mist_jax.physics.step import StepTime
 from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
 from mist_jax.pytree import pytree, replace
 from mist_jax.queueing.batch_server import batch_wait
+from mist_jax.queueing.gated import others_seen
 from mist_jax.queueing.lane import Lane, lanes_of, make_lane, mixed_batch
 from mist_jax.queueing.root import solve_load
 from mist_jax.queueing.steady import (
@@ -256,11 +257,9 @@ def _disaggregated(
         lane = replace(lane, limit=jnp.minimum(lane.limit, jnp.maximum(per_lane, 1e-3)))
         seen = jnp.maximum(per_lane - 1.0, 0.0) / jnp.maximum(per_lane, 1.0)
         seen = seen * (1.0 - DRAIN * workload.burst_share)
-    else:
-        seen = jnp.asarray(1.0)
 
     def others_of(n: Array) -> Array:
-        return n * seen
+        return others_seen(n, 1.0 / lanes) if clients is None else n * seen
 
     def rate_at(n: Array, step: Array) -> Array:
         return n * lanes / (lane.steps * step)
