@@ -203,7 +203,7 @@ def _nearest_key(path: str) -> str:
         return nearest(rest[-1], section)
     node: Any = schema.Scenario
     for part in path.split(".")[:-1]:
-        hints = typing.get_type_hints(node) if dataclasses.is_dataclass(node) else {}
+        hints = schema.hints_of(node) if dataclasses.is_dataclass(node) else {}
         hint = hints.get(part)
         options = [a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)]
         node = options[0] if options else hint

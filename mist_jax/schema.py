@@ -10,6 +10,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from mist_jax.errors import ConfigError, nearest
@@ -320,6 +321,10 @@ class Scenario:
     config: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 
+# `typing` compiles the text of a dataclass's types anew each time
+hints_of = lru_cache(maxsize=256)(typing.get_type_hints)
+
+
 def parse(cls: type[T], mapping: Any, path: str) -> T:
     """The dataclass `cls` from `mapping`, checked field by field; `path` is the dotted key for messages.
 
@@ -331,7 +336,7 @@ def parse(cls: type[T], mapping: Any, path: str) -> T:
         named = isinstance(mapping, str) and group in ("hardware", "model", "parallelism", "engine")
         hint = f"; to choose an option write {group}@{path}={mapping}" if named and group != path else ""
         raise ConfigError(f"{path}: got {mapping!r}; expected a section with keys{hint}")
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in mapping:
         if key not in fields:

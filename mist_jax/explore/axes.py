@@ -222,7 +222,7 @@ def _field(path: str) -> tuple[Any, Any]:
         fields = {f.name: f for f in dataclasses.fields(node)}
         if part not in fields:
             return None, None
-        field, hint = fields[part], typing.get_type_hints(node)[part]
+        field, hint = fields[part], schema.hints_of(node)[part]
         options = [a for a in typing.get_args(hint) if dataclasses.is_dataclass(a)]
         node = options[0] if options else hint
     return field, hint

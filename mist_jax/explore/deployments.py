@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -364,7 +363,7 @@ class Sections:
         self.further = {GROUPS[g].split(".")[0] for found in self.brought for g, _ in found}
         # a whole section first, then the options inside it, then its numbers
         self.order = sorted(range(len(axes)), key=lambda i: (not axes[i].group, axes[i].name.count("."), i))
-        self.hints = typing.get_type_hints(Scenario)
+        self.hints = schema.hints_of(Scenario)
         self.parsed: dict[tuple[Any, ...], Any] = {}
         self.models: dict[tuple[Any, ...], Any] = {}
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mist_jax.errors import ConfigError, nearest
+from mist_jax.schema import hints_of
 
 #: Groups of layers that differ in their token mixer; `mist_jax.system.model.MAX_ATTENTION_GROUPS`.
 MAX_GROUPS = 3
@@ -229,7 +230,7 @@ def _scalar(kind: Any, value: Any, key: str) -> Any:
 def _record(cls: Any, mapping: Any, where: str) -> Any:
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{where}: expected a mapping of {cls.__name__} fields, got {mapping!r}")
-    kinds = typing.get_type_hints(cls)
+    kinds = hints_of(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in mapping:
         if key not in fields:
