@@ -231,9 +231,7 @@ class WorkloadSpec:
     turns: float = number(1, low=1)  # per session; isl and osl are then those of a message and its answer
     system_tokens: float = number(0)  # before the first turn, the same in all sessions
     samples: float = number(1, low=1)  # answers to each prompt, side by side
-    cache_sizes: list | None = (
-        None  # tokens; mode=play: hit rate of an LRU cache of each size, from the trace alone
-    )
+    cache_sizes: list | None = None  # tokens; mode=play: hit rates of LRU caches, from the trace alone
     requests: float = number(1000, low=1)
     trace: str | None = None  # path, or a name: azure_2023_conversation, azure_2023_code, ...
     trace_format: str | None = None
