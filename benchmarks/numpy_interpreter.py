@@ -142,6 +142,11 @@ def _evaluate(jaxpr: Any, consts: Any, arguments: list[Array]) -> list[Array]:
             outputs = _scan(inner.jaxpr, inner.consts, inputs, **eqn.params)
         elif inner is not None:
             outputs = _evaluate(inner.jaxpr, inner.consts, inputs)
+        elif name == "split":
+            ends = np.cumsum(eqn.params["sizes"])[:-1]
+            outputs = np.split(inputs[0], ends, axis=eqn.params["axis"])
+        elif name == "unstack":
+            outputs = list(np.moveaxis(inputs[0], eqn.params.get("axis", 0), 0))
         elif name in RULES:
             outputs = [RULES[name](*inputs, **eqn.params)]
         else:
