@@ -11,7 +11,9 @@ import xarray as xr
 
 from mist_jax.compose import with_overrides
 from mist_jax.explore.groups import GROUPS, option_mapping
-from mist_jax.explore.sweep import sweep
+from mist_jax.explore.plan import Plan
+from mist_jax.explore.sweep import _InMemory, labelled, run_boxes, sweep
+from mist_jax.programs import Effort
 from mist_jax.schema import Scenario
 
 COST = "cost_per_million_output_tokens_usd"
@@ -59,7 +61,7 @@ def one_pool(
         "parallelism.replicas": _counts(max_chips),
         "engine.max_num_batched_tokens": list(tokens),
     }
-    return sweep(base, axes, variables=KEEP, progress=False)
+    return _swept(base, axes)
 
 
 def two_pools(scenario: Scenario, one: xr.Dataset, max_chips: float) -> xr.Dataset | None:
@@ -69,10 +71,6 @@ def two_pools(scenario: Scenario, one: xr.Dataset, max_chips: float) -> xr.Datas
     per_plan = worth.min([d for d in worth.dims if d != "parallelism"]).to_series().dropna().sort_values()
     if per_chip.empty:
         return None
-    base = with_overrides(
-        scenario,
-        {"prefill": {k: copy.deepcopy(scenario.config[k]) for k in ("hardware", "parallelism", "engine")}},
-    )
     counts = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0]
     axes = {
         "hardware@prefill.hardware": list(per_chip.index[:4]),
@@ -82,7 +80,29 @@ def two_pools(scenario: Scenario, one: xr.Dataset, max_chips: float) -> xr.Datas
         "parallelism": list(per_plan.index[:3]),
         "parallelism.replicas": [c for c in counts if c <= max_chips],
     }
-    return sweep(base, axes, variables=KEEP, progress=False)
+    return _swept(with_a_prefill_pool(scenario), axes)
+
+
+class _Question(Plan):
+    """The plan of a sweep that is made once or a few times: what is compiled for it should be there soon."""
+
+    def _effort(self) -> Effort:
+        return Effort.LEAST
+
+
+def _swept(scenario: Scenario, axes: dict[str, Any]) -> xr.Dataset:
+    if scenario.pipeline.stages:
+        return sweep(scenario, axes, variables=KEEP, progress=False)
+    plan = _Question(scenario, axes, variables=KEEP)
+    target = _InMemory(plan)
+    run_boxes(plan, plan.boxes(), target, "threads", lambda _: None)
+    return labelled(plan, target.finish())
+
+
+def with_a_prefill_pool(scenario: Scenario) -> Scenario:
+    """The scenario with a pool for prefill that is like its own."""
+    alike = {k: copy.deepcopy(scenario.config[k]) for k in ("hardware", "parallelism", "engine")}
+    return with_overrides(scenario, {"prefill": alike})
 
 
 def rent(ds: xr.Dataset) -> np.ndarray:

@@ -9,16 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from mist_jax import schema
 from mist_jax.application import start_jax
 from mist_jax.compose import name_groups, set_path
 from mist_jax.errors import ConfigError
-from mist_jax.explore import block
+from mist_jax.explore.ahead import compile_for_few
 from mist_jax.explore.axes import Axis, _field
-from mist_jax.explore.deployments import Layout, build_deployment, is_direct, kind_of
+from mist_jax.explore.deployments import is_direct
 from mist_jax.explore.hydra_sweeper import CHOICES, JobTable, Swept
 from mist_jax.explore.jobs import JobsPlan
 from mist_jax.explore.sweep import _InMemory, labelled, run_boxes
@@ -120,16 +119,11 @@ def compile_ahead(table: JobTable, choice: tuple[int, ...]) -> None:
         for swept in table.swept:
             _axis(swept)
         scenario = _scenario(table, choice)
-        deployment = None if scenario.pipeline.stages else build_deployment(scenario)
     except ConfigError:
         return
-    if deployment is None or JobsPlan.effort_for(len(table)) is not Effort.LEAST:
-        return  # programs for many points depend on all the models
-    kind, layout = kind_of(scenario), Layout(deployment)
-    columns = np.repeat(layout.column(deployment)[:, None], block.FLAT[0], axis=1)
-    program = block.PROGRAMS.get(kind, layout, block.FLAT, np.float64, effort=Effort.LEAST)
-    with jax.enable_x64(True):
-        program.prepare(columns, np.full((len(block.inner_paths(kind)), 1), np.nan))
+    # programs for many points depend on all the models
+    if not scenario.pipeline.stages and JobsPlan.effort_for(len(table)) is Effort.LEAST:
+        compile_for_few(scenario)
 
 
 def _scenario(table: JobTable, choice: tuple[int, ...]) -> Scenario:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,17 @@ import xarray as xr
 
 from mist_jax.compose import require_scenario, with_overrides
 from mist_jax.errors import ConfigError
-from mist_jax.explore.fleets import KEEP, Fleet, different, fleet_scenario, one_pool, two_pools, within_limits
+from mist_jax.explore.ahead import compile_for_few
+from mist_jax.explore.fleets import (
+    KEEP,
+    Fleet,
+    different,
+    fleet_scenario,
+    one_pool,
+    two_pools,
+    with_a_prefill_pool,
+    within_limits,
+)
 from mist_jax.explore.sweep import count_status, sweep
 from mist_jax.schema import Scenario
 
@@ -121,7 +132,10 @@ def recommend(
         two = two_pools(asked, one, max_chips) if pools else None
         return [one] if two is None else [one, two]
 
-    tables = tables_of(scenario)
+    with ThreadPoolExecutor(1) as ahead:
+        if pools and not scenario.pipeline.stages:
+            ahead.submit(compile_for_few, with_a_prefill_pool(scenario))
+        tables = tables_of(scenario)
     fleets = within_limits(tables, max_chips)
     if not fleets:
         raise ConfigError(_why_none(scenario, tables, max_chips))
