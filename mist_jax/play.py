@@ -166,10 +166,10 @@ def build_clients(
 
 def _at_the_engine(trace: Trace, front: System, handed_over: bool, first: Array) -> Trace:
     """The trace as the engines see it: each request comes later by what precedes its queue; who sends one after an
-    answer waits for what follows that, too. A closed loop takes the mean over its requests beyond those of the `first`
-    round."""
-    before, all_of_it = (outside_s(front, trace.prompt_tokens, h, first) for h in (False, handed_over))
-    later = outside_s(front, trace.prompt_tokens, handed_over)
+    answer waits for what follows that, too. A closed loop takes the mean over its requests, `first` ones as the others.
+    """
+    before = outside_s(front, trace.prompt_tokens, first=first)
+    all_of_it = outside_s(front, trace.prompt_tokens, handed_over)
     delay = np.zeros(trace.size) if trace.delay_s is None else np.asarray(trace.delay_s)
     if trace.edges is not None and trace.edges.size:
         parent, child = trace.edges.T
@@ -179,25 +179,20 @@ def _at_the_engine(trace: Trace, front: System, handed_over: bool, first: Array)
     arrival = trace.arrival_s + before
     if trace.closed_loop:  # the others come after the first ones, whenever that is
         arrival[trace.closed_loop :] = arrival.max()
-    return dataclasses.replace(
-        trace,
-        arrival_s=arrival,
-        delay_s=delay,
-        think_s=trace.think_s + float(np.nanmean(later)),
-    )
+    think = trace.think_s + float(np.nanmean(all_of_it))
+    return dataclasses.replace(trace, arrival_s=arrival, delay_s=delay, think_s=think)
 
 
 def outside_s(
     front: System, prompt_tokens: Array, handed_over: bool | Array = False, first: bool | Array = False
 ) -> Array:
-    """Seconds outside of iterations, before the first token, of requests with so many prompt tokens.
+    """Seconds outside of iterations, before the first token, of requests with so many prompt tokens; `front` prefills.
 
-    `front` is the system that prefills, `first` tells which are a benchmark's first round; the steady state counts the
-    same (`queueing.steady`, `steady_disaggregated`).
+    `first` tells which are a benchmark's first round. The steady state counts the same (`queueing.steady`).
     """
     step = front.calibration.step
-    own = float(step.request_s) + float(step.prompt_token_s) * np.asarray(prompt_tokens, dtype=np.float64)
-    own = own + float(step.first_round_s) * np.asarray(first)
+    own = float(step.request_s) + float(step.first_round_s) * np.asarray(first)
+    own = own + float(step.prompt_token_s) * np.asarray(prompt_tokens, dtype=np.float64)
     handover = float(step.handover_s) + float(step.first_handover_s) * np.asarray(first)
     return own + handover * np.asarray(handed_over)
 

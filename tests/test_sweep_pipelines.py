@@ -227,11 +227,8 @@ def test_whole_clients() -> None:
     }
     ds = mist.sweep(mist.load([*HOST, "workload.rate=2"]), both)
     for option in both["client@pipeline.clients.encoder"]:
-        given = [
-            f"client@pipeline.clients.encoder={option}",
-            "hardware@pipeline.clients.encoder.hardware=l40s",
-            "workload.rate=2",
-        ]
+        given = [f"client@pipeline.clients.encoder={option}", "workload.rate=2"]
+        given.append("hardware@pipeline.clients.encoder.hardware=l40s")
         point = ds.sel({"client@pipeline.clients.encoder": option}).squeeze()
         assert compare(point, [*HOST, *given]) == Status.OK
 
