@@ -90,7 +90,7 @@ def test_limits() -> None:
     for rho in (0.2, 0.5, 0.8):
         wait, _, busy = batch_wait(rho, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0)
         assert 1.0 - 1e-6 <= float(wait) / (0.5 * rho / (1.0 - rho)) <= 2**0.125 + 1e-6
-        assert float(busy) == pytest.approx(rho, rel=0.2)
+        assert float(busy) == pytest.approx(rho, rel=1e-6)
 
 
 def test_monotone_in_load_spread_and_servers() -> None:
