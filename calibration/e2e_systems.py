@@ -196,6 +196,7 @@ def _engine(row: Any, pool: str, drafts: float) -> Engine:
         query_tile=build.query_tile(row.engine, spec.generation),
         uneven_exchange=build.uneven_exchange(row.engine),
         gathers_prompts=build.gathers_prompts(row.engine),
+        tokenizes_again=build.tokenizes_again(row.engine),
         **values,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from calibration.validate import Case, Row, row
 from mist_jax import build, load
 from mist_jax.physics.demand import machine, seconds
+from mist_jax.queueing.steady_disaggregated import again_s
 from mist_jax.stages.protocol import Work
 from mist_jax.stages.registry import get_stage
 
@@ -79,10 +80,10 @@ class Engine:
 def mooncake_1p1d() -> Iterator[Row]:
     """vLLM 1P1D with Mooncake, Qwen3-8B, H800 TP8, 8 ConnectX-7, one request at a time."""
     engine = Engine("hardware=h800_sxm", "model=qwen3_8b", "parallelism=tp8")
-    # One chip's pages of a layer are 4 KB here (16 tokens, one KV head): 8 x 400G move 155 of 400 GB/s, the rate of
-    # this table's longest prompt. In large pages Transfer Engine reaches 190 (Mooncake, FAST 2025, Figure 12).
+    # One chip's keys or values of a layer and 16 tokens are 4 KB here: the number of messages limits the eight NICs to
+    # 155 of 400 GB/s, the rate of this table's longest prompt, to which `message_s` is fitted.
     stage, on = get_stage("kv_transfer"), machine(network=8 * 50e9)
-    params = stage.build({"efficiency": 155 / 400})
+    params = stage.build({"block_bytes": 16.0 * engine.kv_token_bytes() / engine.layers() / 2.0})
     source = "Mooncake documentation, vLLM v1 disaggregated benchmark"
     table = (
         (128, 46.1, 0.54),
@@ -101,7 +102,7 @@ def mooncake_1p1d() -> Iterator[Row]:
         # a proxy sends the prompt to both engines, which tokenize it; the hand-over's own time is the prior of the
         # fit, from the shortest prompt
         step = engine.system.calibration.step
-        again = float(step.handover_s + step.prompt_token_s * prompt)
+        again = float(step.handover_s + again_s(engine.system, prompt))
         total = engine.request_s(prompt) + again + engine.prefill(prompt) + moved
         basis = "fitted" if prompt == table[0][0] else "predicted"
         yield row(f"TTFT, {prompt} tokens", ttft, 1e3 * total, "ms", source, basis)
@@ -125,13 +126,13 @@ def llm_d_pull() -> Iterator[Row]:
     """llm-d: recompute a prefix or pull its KV from a peer, gpt-oss-120b on H200.
 
     Each token of the prompt costs the fitted `prompt_token_s` (tokenizing, hashing, copying), also where its KV is
-    pulled. The slope of the measured pull leaves no room for it: those prompts may have come as token ids.
+    pulled.
     """
     engine = Engine("hardware=h200_sxm", "model=gpt_oss_120b", "parallelism=tp1")
     stage, on = get_stage("kv_transfer"), machine(network=50e9)
     source = "llm-d blog, P2P KV pull, 2026"
-    # vLLM's paged cache: one message a layer and block of 16 tokens, keys and values together
-    block = 16.0 * engine.kv_token_bytes() / engine.layers()
+    # vLLM's paged cache: keys and values apart, for 16 tokens of a layer; half of the layers keep a window only
+    block = 16.0 * engine.kv_token_bytes() / (engine.layers() / 2.0) / 2.0
     params = stage.build({"mode": "pull", "block_bytes": block})
     for prefix, recompute, pull in ((2048, 78.0, 35.0), (16384, 510.0, 86.0), (49152, 1988.0, 235.0)):
         work = Work(

@@ -166,6 +166,15 @@ def gathers_prompts(engine: str) -> float:
     return 1.0 if engine == "trtllm" else 0.0
 
 
+def tokenizes_again(engine: str) -> float:
+    """1 where the engine that decodes gets the prompt as text only when the one that prefills has answered.
+
+    So do the proxies of vLLM (its examples, and llm-d's sidecar): 7.2 us a token for both in Mooncake's table of one
+    prefill and one decode engine. SGLang's router sends to both at once, TensorRT-LLM's passes on token ids.
+    """
+    return 1.0 if engine == "vllm" else 0.0
+
+
 def schedules_ahead(engine: EngineSpec, pp: float = 1.0) -> bool:
     """Whether the engine forms an iteration while the one before it runs, so that a new request waits for both.
 
@@ -196,6 +205,7 @@ def build_engine(
         kv_blocks=spec.num_gpu_blocks or 0.0,
         uneven_exchange=uneven_exchange(spec.name),
         gathers_prompts=gathers_prompts(spec.name),
+        tokenizes_again=tokenizes_again(spec.name),
         scheduler_recv_interval=spec.scheduler_recv_interval,
         query_tile=query_tile(spec.name, hardware.generation),
         two_batches=float(overlaps_exchange(spec, hardware, parallel)),

@@ -24,6 +24,7 @@ from mist_jax.queueing.cache_curve import cache_curve
 from mist_jax.queueing.layout import token_counts
 from mist_jax.queueing.policies import policy
 from mist_jax.queueing.speculation import in_verified_steps, tokens_per_step
+from mist_jax.queueing.steady_disaggregated import again_s, share_behind
 from mist_jax.queueing.step_table import build_step_table
 from mist_jax.queueing.trace import Trace
 from mist_jax.schema import EngineSpec, HardwareSpec, ParallelismSpec, Scenario
@@ -139,7 +140,6 @@ def build_clients(
 ) -> tuple[list[playback.Engine], list[playback.Link], System, System]:
     """The engines of the scenario's pools, the links between them, and the systems that decode and that prefill."""
     from mist_jax.physics.memory import kv_bytes_total
-    from mist_jax.queueing.steady_disaggregated import share_behind
 
     system = build.build_system(scenario)
     longest = float((trace.prompt_tokens + trace.output_tokens).max())
@@ -190,10 +190,9 @@ def outside_s(
 
     `first` tells which are a benchmark's first round. The steady state counts the same (`queueing.steady`).
     """
-    step = front.calibration.step
-    own = float(step.request_s) + float(step.first_round_s) * np.asarray(first)
-    own = own + float(step.prompt_token_s) * np.asarray(prompt_tokens, dtype=np.float64)
-    handover = float(step.handover_s) + float(step.first_handover_s) * np.asarray(first)
+    step, prompt, first = front.calibration.step, np.asarray(prompt_tokens, dtype=np.float64), np.asarray(first)
+    own = float(step.request_s) + float(step.first_round_s) * first + float(step.prompt_token_s) * prompt
+    handover = float(step.handover_s) + float(step.first_handover_s) * first + again_s(front, prompt)
     return own + handover * np.asarray(handed_over)
 
 

@@ -94,11 +94,10 @@ def test_layer_wise_hides_what_two_machines_in_a_row_hide(bandwidth: float, laye
     for i in range(int(layers)):
         end = max(end, (i + 1) * prefill / layers) + nbytes / layers / bandwidth
     link = transfer(bandwidth, latency=0.0, overlap=1.0)
-    visible, _ = sd._transfer_latency(link, *np.array([nbytes, layers, prefill, 0.0, 1.0]))
+    alone = (*np.array([nbytes, layers, prefill, 0.0, 1.0]), None)
+    visible, _ = sd._transfer_latency(link, *alone)
     assert float(visible) == pytest.approx(end - prefill, rel=1e-9)
-    serial, _ = sd._transfer_latency(
-        transfer(bandwidth, latency=0.0), *np.array([nbytes, layers, prefill, 0.0, 1.0])
-    )
+    serial, _ = sd._transfer_latency(transfer(bandwidth, latency=0.0), *alone)
     assert float(serial) == pytest.approx(nbytes / bandwidth)
 
 

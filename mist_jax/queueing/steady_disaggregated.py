@@ -2,16 +2,16 @@
 
     n_d lanes_d + lambda (TTFT) = C                 closed loop
     lambda = n_d lanes_d / ((OSL - 1) tau_d(m))     decode pool, no prefill in its iterations
-    TTFT   = request + wait + prefill + transfer
+    TTFT   = request + wait + prefill + transfer + what is left of a decode iteration
 
-In a closed loop the prefill pool is a set of M/D/1 queues whose service is one prompt's share of a full iteration
-(prompts that wait are batched up to the token budget); under Poisson arrivals its lanes are servers that take all who
-wait (`batch_server`). The transfer is a latency and the KV bytes over the replica's link, shared by the transfers under
-way, as the link's own M/D/1 wait. Splitwise (arXiv 2311.18677) and DistServe (arXiv 2401.09670) describe the split; the
-queues are ours.
+The lanes of the prefill pool are servers that take all who wait (`batch_server`). The transfer is a latency and the KV
+bytes over the replica's link, shared by the transfers under way, as the link's own M/D/1 wait. In a closed loop an
+arrival meets the others alone (`_others`), and a server that is always busy has all of them before it. Splitwise
+(arXiv 2311.18677) and DistServe (arXiv 2401.09670) describe the split; the queues are ours.
 
 Not modelled: decode replicas that refuse transfers when their KV is full (they wait in the closed form of the limit),
-affinity between particular replicas.
+affinity between particular replicas; that requests which come back after about equal times queue less than ones at
+random (just below saturation the wait of a closed loop is up to twice what is played).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mist_jax.physics.step import StepTime
 from mist_jax.physics.step_energy import ENERGY_SHARES, iteration_energy
 from mist_jax.pytree import pytree, replace
 from mist_jax.queueing.batch_server import batch_wait
-from mist_jax.queueing.gated import others_seen
+from mist_jax.queueing.gated import norm, others_seen
 from mist_jax.queueing.lane import Lane, lanes_of, make_lane, mixed_batch
 from mist_jax.queueing.root import solve_load
 from mist_jax.queueing.steady import (
@@ -115,32 +115,51 @@ def _intercept(sizes: Array, seconds: Array) -> Array:
     return jnp.clip(seconds[0] - slope * sizes[0], 0.0, seconds[0])
 
 
-def _open_prefill_latency(pool: PrefillPool, rate: Array, isl_cv: Array) -> tuple[Array, Array, Array]:
-    """`_prefill_latency` under Poisson arrivals."""
+#: Power of the busy share with which a closed loop gathers at a server; from plays (tests/test_disaggregated.py).
+GATHERING = 50.0
+
+
+def _others(clients: Array | None, servers: Array) -> tuple[Array, Array]:
+    """(share of the load that an arrival at `servers` alike meets, most requests before it at its own).
+
+    Under Poisson arrivals all of it, and no limit is needed. In a closed loop those who are not the request itself
+    (arrival theorem: M. Reiser, S. Lavenberg, J. ACM 27(2), 1980), less the one in each server that none waits for.
+    """
+    if clients is None:
+        return jnp.asarray(1.0), jnp.asarray(0.0)
+    others = jnp.maximum(clients - servers, 0.0)
+    return others / jnp.maximum(clients, 1e-9), others / servers
+
+
+def _gathered(wait: Array, most: Array, service: Array, load: Array) -> Array:
+    """`wait`, or where a closed loop saturates a server at its `load` the whole population before it."""
+    return norm(wait, most * service * jnp.clip(load, 0.0, 1.0) ** GATHERING)
+
+
+def _prefill_latency(pool: PrefillPool, rate: Array, isl_cv: Array, clients: Array | None) -> tuple[Array, ...]:
+    """(wait, prefill) in seconds and the busy share at `rate` requests/s over the pool; `clients` of a closed loop."""
     each = rate / pool.lanes
+    share, most = _others(clients, pool.lanes)
     own = jnp.maximum(pool.alone - jnp.maximum(pool.isl / pool.budget, 1.0) * pool.fixed, 0.0)
-    wait, prefill, busy = batch_wait(each, pool.fixed, own, pool.isl, isl_cv, pool.budget, pool.lanes)
+    wait, prefill, busy = batch_wait(share * each, pool.fixed, own, pool.isl, isl_cv, pool.budget, pool.lanes)
     # ranks step together: an idle one waits for the prompts of the others
     met = 1.0 - (1.0 - 0.999 * busy) ** pool.ranks - 0.999 * busy
-    return wait + 0.5 * met * pool.step_single.seconds, prefill, _prefill_latency(pool, rate)[2]
+    wait = wait + 0.5 * met * pool.step_single.seconds
+    service = pool.step_full * pool.isl / pool.budget
+    wait = _gathered(wait, most, service, each * service)
+    return wait, prefill, _busy_share(pool, rate)
 
 
-def _prefill_latency(pool: PrefillPool, rate: Array) -> tuple[Array, Array, Array]:
-    """(wait, prefill, busy share) in seconds at `rate` requests/s over the pool."""
+def _busy_share(pool: PrefillPool, rate: Array) -> Array:
+    """Share of the prefill pool's time that is taken at `rate` requests/s over the pool."""
     each = rate / pool.lanes
     service = pool.step_full * pool.isl / pool.budget
-    step = pool.step_single.seconds
-    rho = jnp.clip(each * service, 0.0, 0.999)
-    wait = service * rho / (2.0 * (1.0 - rho))
-    # prompts that arrive during an iteration share the next one
-    fill = jnp.clip(each * step * pool.isl, pool.single, pool.budget)
-    weight = safe_divide(fill - pool.single, pool.budget - pool.single)
-    stretch = (step + weight * (pool.step_full - step)) / step
-    prefill = pool.alone * stretch
-    busy = jnp.clip(each * pool.alone, 0.0, 1.0)
-    # an arrival meets half an iteration under way, be it for prompts of its own rank or of those that step with it
-    met = 1.0 - (1.0 - 0.999 * busy) ** pool.ranks
-    return wait + 0.5 * met * step, prefill, jnp.maximum(rho, busy)
+    return jnp.clip(each * jnp.maximum(service, pool.alone), 0.0, 1.0)
+
+
+def again_s(prefill: System, isl: Array) -> Array:
+    """Seconds to tokenize a prompt once more where it is handed over."""
+    return prefill.engine.tokenizes_again * prefill.calibration.step.prompt_token_s * isl
 
 
 def share_behind(transfer: Transfer, layers: Array) -> Array:
@@ -152,7 +171,13 @@ def share_behind(transfer: Transfer, layers: Array) -> Array:
 
 
 def _transfer_latency(
-    transfer: Transfer, nbytes: Array, layers: Array, prefill: Array, rate: Array, replicas: Array
+    transfer: Transfer,
+    nbytes: Array,
+    layers: Array,
+    prefill: Array,
+    rate: Array,
+    replicas: Array,
+    clients: Array | None,
 ) -> tuple[Array, Array]:
     """(visible seconds, busy share of the links) of moving `nbytes` per request.
 
@@ -162,7 +187,9 @@ def _transfer_latency(
     """
     flight = nbytes / transfer.bandwidth
     rho = jnp.clip(rate / replicas * flight, 0.0, 0.999)
-    wait = flight * rho / (2.0 * (1.0 - rho))
+    share, most = _others(clients, replicas)
+    wait = flight * share * rho / (2.0 * (1.0 - share * rho))
+    wait = _gathered(wait, most, flight, rho)
     hidden = share_behind(transfer, layers) * jnp.minimum(flight, prefill)
     return transfer.latency + flight - hidden + wait, rho
 
@@ -220,7 +247,8 @@ def _disaggregated(
     nbytes = kv_bytes_total(lane.system.model, workload.isl)
     layers = lane.system.model.layers
     outside = prefill.calibration.step
-    request = outside.request_s + outside.handover_s + outside.prompt_token_s * workload.isl
+    request = outside.request_s + outside.prompt_token_s * workload.isl
+    request = request + outside.handover_s + again_s(prefill, workload.isl)
 
     # fitted to closed loops, whose requests come together
     queue_scale = 1.0 if clients is None else outside.queue_scale * outside.pool_queue_scale
@@ -230,16 +258,15 @@ def _disaggregated(
     )
     burst = workload.burst_share * first * pool.step_full * pool.isl / pool.budget
 
-    def ttft_at(rate: Array) -> tuple[Array, ...]:
-        if clients is None:
-            wait, run, busy = _open_prefill_latency(pool, rate, workload.isl_cv)
-        else:
-            wait, run, busy = _prefill_latency(pool, rate)
+    def ttft_at(rate: Array, others: Array, step: Array) -> tuple[Array, ...]:
+        wait, run, busy = _prefill_latency(pool, rate, workload.isl_cv, clients)
         wait = queue_scale * (wait + burst)
         move, moving = _transfer_latency(
-            transfer, nbytes * outside.transfer_scale, layers, run, rate, prefill_replicas
+            transfer, nbytes * outside.transfer_scale, layers, run, rate, prefill_replicas, clients
         )
-        return request + wait + run + move, wait, run, busy, move, moving
+        # who is handed over joins the next iteration of the decode pool
+        met = -jnp.expm1(-others) if clients is None else jnp.minimum(others, 1.0)
+        return request + wait + run + move + 0.5 * met * step, wait, run, busy, move, moving
 
     def decode_batch(others: Array) -> Batch:
         return mixed_batch(lane, 1.0 + others, jnp.zeros_like(others))
@@ -268,11 +295,11 @@ def _disaggregated(
         rate = rate_at(n, t[0])
         if clients is None:
             return 1.0 - offered / rate
-        return 1.0 - clients / (n * lanes + rate * ttft_at(rate)[0])
+        return 1.0 - clients / (n * lanes + rate * ttft_at(rate, others_of(n), t[0])[0])
 
     n, at_limit, at_top, (_, step) = solve_load(times, in_full, others_of, excess, lane.limit)
     rate = rate_at(n, step.seconds)
-    ttft, wait, run, busy, move, moving = ttft_at(rate)
+    ttft, wait, run, busy, move, moving = ttft_at(rate, others_of(n), step.seconds)
     capacity = rate_at(lane.limit, at_top[0])
     if clients is None:
         prefill_capacity = pool.lanes * pool.budget / (pool.step_full * pool.isl)

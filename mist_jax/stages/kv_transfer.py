@@ -38,17 +38,19 @@ class KVTransfer:
         0.9,
         low=0.01,
         high=1.0,
-        doc="of the link: 12.1 of 12.5 GB/s on 100G RoCE, 49.5 of 50; eight 400G NICs together 155 to 190 of 400",
+        doc="of the link: 12.1 of 12.5 GB/s on 100G RoCE, 49.5 of 50, 87 of 100 on four NICs; 190 of 400 on eight",
     )
     overlap: Array = parameter(0.0, high=1.0, doc="1: layer by layer behind the prefill (push only)")
     block_bytes: Array = parameter(
         float("inf"),
         "bytes",
         low=1.0,
-        doc="of one message (paged caches: a block of one layer); inf: one message",
+        doc="of one message (paged caches: a block of one layer, of all ranks if each has a NIC); inf: one message",
     )
     message_s: Array = parameter(
-        2e-6, "time", doc="between two messages; assumption (RDMA post and completion)"
+        0.21e-6,
+        "time",
+        doc="between two messages of a NIC: 155 GB/s in pages of 4 KB over 8 of them (Mooncake's vLLM documentation)",
     )
     token_bytes: Array = parameter(
         0.0, "bytes", doc="KV bytes per token; 0: of the model that serves the request"

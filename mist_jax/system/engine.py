@@ -45,5 +45,7 @@ class Engine:
     ahead: Array = 0.0
     #: 1.0 = attention-DP ranks hold prompts back to run them together (`queueing.admission`)
     gathers_prompts: Array = 0.0
+    #: 1.0 = the prompt is tokenized once more where it is handed over to an engine that decodes
+    tokenizes_again: Array = 0.0
     #: decode iterations from one look at new requests to the next, unless prompts ran in between
     scheduler_recv_interval: Array = 1.0
