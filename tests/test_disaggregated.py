@@ -175,3 +175,30 @@ def test_open_loops_of_two_pools_beside_the_playback(engine: str, cv: float, rep
         error = float(steady.ttft_s / mist.play(scenario).ttft_s[600:].mean()) - 1.0
         print(f"{engine} {replicas} replicas, cv {cv}, load {load}: {error:+.3f}")
         assert abs(error) < 0.1
+
+
+#: Requests in flight per replica of either pool that load the prefill pool little, much and all of the time.
+CLOSED = [(512, 8), (512, 128), (4096, 2), (4096, 32), (16384, 1), (16384, 16)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 4])
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_closed_loops_of_two_pools_beside_the_playback(engine: str, replicas: int) -> None:
+    """A lone request waits for nothing in either, and a pool that is always busy has all of them before it."""
+    base = ["model=llama3_1_70b", "hardware=h100_sxm", "prefill=pool", "hardware@prefill.hardware=h100_sxm"]
+    base += ["parallelism=tp8", "parallelism@prefill.parallelism=tp8", f"engine={engine}", "workload.osl=256"]
+    base += [f"engine@prefill.engine={engine}", "workload=closed_1k_1k", "workload.burst_share=0"]
+    base += [f"prefill.parallelism.replicas={replicas}", f"parallelism.replicas={replicas}"]
+    base += ["workload.isl_cv=0.1", "workload.osl_cv=0.3"]
+    for isl, each in CLOSED:
+        clients = replicas * each
+        load = [f"workload.isl={isl}", f"workload.concurrency={clients}", f"workload.requests={max(40, 20 * clients)}"]
+        scenario = mist.load([*base, *load])
+        steady, played = mist.evaluate(scenario, elasticities=False), mist.play(scenario)
+        settled = slice(played.request.size // 3, None)
+        error = float(steady.ttft_s / played.ttft_s[settled].mean()) - 1.0
+        tpot = float(steady.tpot_s / played.tpot_s[settled].mean()) - 1.0
+        print(f"{engine} {replicas} replicas, ISL {isl}, {each} in flight: TTFT {error:+.3f}, TPOT {tpot:+.3f}")
+        assert abs(error) < 0.06
+        assert abs(tpot) < 0.03

@@ -250,17 +250,16 @@ def _disaggregated(
     request = outside.request_s + outside.prompt_token_s * workload.isl
     request = request + outside.handover_s + again_s(prefill, workload.isl)
 
-    # fitted to closed loops, whose requests come together
-    queue_scale = 1.0 if clients is None else outside.queue_scale * outside.pool_queue_scale
     # a benchmark that starts with all its requests at once fills the queues of the prefill pool
     first = (
         jnp.zeros_like(pool.isl) if clients is None else 0.5 * jnp.maximum(clients / pool.lanes - 1.0, 0.0)
     )
     burst = workload.burst_share * first * pool.step_full * pool.isl / pool.budget
+    burst = outside.pool_burst_scale * burst
 
     def ttft_at(rate: Array, others: Array, step: Array) -> tuple[Array, ...]:
         wait, run, busy = _prefill_latency(pool, rate, workload.isl_cv, clients)
-        wait = queue_scale * (wait + burst)
+        wait = wait + burst
         move, moving = _transfer_latency(
             transfer, nbytes * outside.transfer_scale, layers, run, rate, prefill_replicas, clients
         )

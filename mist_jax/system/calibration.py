@@ -47,7 +47,7 @@ class StepCoefficients:
     admission_steps: Array  #: iterations until the scheduler looks at a new request
     admission_steps_dp: Array  #: further ones with attention DP (prompts wait until all ranks have some)
     queue_scale: Array  #: multiplies the wait for other prompts
-    pool_queue_scale: Array  #: further factor on it in a prefill pool (uneven routing; what comes together)
+    pool_burst_scale: Array  #: multiplies what the first round of a benchmark waits for in a prefill pool
     lockstep: Array  #: share of equally long prompts that keep coming in rounds (where prefill runs apart from decodes)
     kv_usable: Array  #: share of the KV budget that admission fills
     handover_s: Array  #: s per request to hand it from a prefill to a decode replica, transfer apart
@@ -102,7 +102,7 @@ def default_step_coefficients() -> StepCoefficients:
         admission_steps=1.0,
         admission_steps_dp=0.0,
         queue_scale=1.0,
-        pool_queue_scale=1.0,
+        pool_burst_scale=1.0,
         lockstep=0.0,
         kv_usable=1.0,
         handover_s=0.0,
