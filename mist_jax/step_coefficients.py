@@ -74,7 +74,7 @@ COEFFICIENTS = (
     Coefficient("admission_steps_dp", 2.0, 0.05, 100.0, 1.0, ((_E, 0.6),)),
     Coefficient("queue_scale", 1.0, 0.2, 8.0, 0.5, ((_E, 0.3), (_V, 0.2))),
     # above 1 where a benchmark has fewer rounds than the ten of its `burst_share`
-    Coefficient("pool_burst_scale", 1.0, 0.2, 8.0, 0.5, ((_E, 0.3),)),
+    Coefficient("pool_burst_scale", 1.0, 0.2, 8.0, 0.5, ((_E, 0.3), (_V, 0.2))),
     Coefficient("lockstep", 0.1, 0.0, 1.0, 1.0, ((_E, 1.0), (_V, 0.7)), True),
     Coefficient("kv_usable", 1.0, 0.5, 1.3, 0.2, ((_E, 0.2), (_M, 0.1))),
     # vLLM with Mooncake, one request at a time: of a prompt of 128 tokens the TTFT leaves 33 ms beside the request, its

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -34,3 +35,21 @@ def test_missing_data_is_a_reason_not_a_failure(monkeypatch, tmp_path):
     assert rows == []
     assert "missing" in skipped["mooncake_hits"]
     assert "big-ann-benchmarks" in skipped["faiss_bigann"]
+
+
+def test_where_loading_a_prefix_and_computing_it_change_sides():
+    """4,096 tokens: computing wins at 2 GB/s, loading over 100G and 400G, one NVMe drive is about the tie."""
+    ratio = [r["predicted"] for r in validate.cases()["load_or_recompute"]()]
+    over_400g, over_100g, nvme, slow, crossing = ratio
+    assert over_400g < over_100g < 1.0 < slow
+    assert 0.7 < nvme < 1.5
+    assert 2.0 < crossing < 11.8
+
+
+def test_a_slower_tier_helps_long_prefixes_and_hurts_short_ones():
+    rows = list(validate.cases()["lmcache_tiers"]())
+    changes = [r["predicted"] for r in rows]
+    assert changes[0] == pytest.approx(0.0, abs=1e-6)  # fitted there
+    assert rows[0]["setting"]["change_at_500"] > 3.0
+    assert all(a > b for a, b in itertools.pairwise(changes))
+    assert changes[-2:] == pytest.approx([r["measured"] for r in rows[-2:]], abs=15.0)  # points of per cent

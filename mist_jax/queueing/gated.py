@@ -110,4 +110,5 @@ def others_seen(mean: Array, scatter: Array) -> Array:
 def norm(a: Array, b: Array, power: float = 8.0) -> Array:
     """(a^power + b^power)^(1 / power), scaled so that neither overflows, of numbers that are not negative."""
     top = jnp.maximum(jnp.maximum(a, b), 1e-12)
-    return top * ((a / top) ** power + (b / top) ** power) ** (1.0 / power)
+    # 1e-30: else the gradient of 0 and 0 is NaN
+    return top * ((a / top) ** power + (b / top) ** power + 1e-30) ** (1.0 / power)

@@ -138,24 +138,26 @@ def closed_loop(
             time is taken to fit.
 
     Returns:
-        `SteadyState`. A new request arrives while the next iteration already runs, so it waits for a whole one.
+        `SteadyState`. A new request arrives while the next iteration already runs, so it waits for a whole one, and
+        for one more where the engine schedules ahead.
     """
     lane = make_lane(system, workload)
     lanes = lanes_of(system, replicas)
     clients = jnp.maximum(workload.concurrency / lanes, 1e-3)
     lane, seen = _benchmark(replace(lane, limit=jnp.minimum(lane.limit, clients)), workload, clients)
+    residual = 1.0 + jnp.asarray(lane.system.engine.ahead)
 
     def others_of(n: Array) -> Array:
         return n * seen
 
     def excess(n: Array, times: Array) -> Array:
-        _, rate, ttft = _flow(lane, n, others_of(n), times, jnp.asarray(1.0))
+        _, rate, ttft = _flow(lane, n, others_of(n), times, residual)
         return 1.0 - clients / (n + rate * ttft)
 
     n, at_limit, _, whole = solve_load(
         lambda o: _times(lane, o), lambda o: _whole(lane, o), others_of, excess, lane.limit
     )
-    point = _point(lane, n, others_of(n), jnp.asarray(1.0), *whole)
+    point = _point(lane, n, others_of(n), residual, *whole)
     # beyond the limit of running sequences the rest waits: Little's law
     queued = safe_divide(clients - n, point.rate)
     ttft = jnp.where(at_limit, jnp.maximum(point.ttft, queued), point.ttft)
