@@ -200,7 +200,11 @@ def lmcache_tiers() -> Iterator[Row]:
         """Relative change of the mean TTFT by the tiers; the first of the 20 requests of a prefix finds it nowhere."""
         work = Work(prompt_tokens=prefix, kv_bytes_per_token=token, kv_layers=engine.layers())
         host, ssd = (
-            float(seconds(stage.function(stage.build({"tier": t, "hit_rate": 1.0, "bandwidth": r}), work), on.rate))
+            float(
+                seconds(
+                    stage.function(stage.build({"tier": t, "hit_rate": 1.0, "bandwidth": r}), work), on.rate
+                )
+            )
             for t, r in (("host", "400 GB/s"), ("nvme", "52 GB/s"))
         )
         hit, miss = _time_of_a_prefix(engine, prefix, 256.0)
@@ -213,7 +217,9 @@ def lmcache_tiers() -> Iterator[Row]:
     load_s = -free / (slow - free)
     for prefix, measured in ((1000, 0.0), (5000, -18.0), (10000, -44.0), (50000, -68.0), (100000, -79.0)):
         basis = "fitted" if prefix == 1000 else "trend"
-        more = {"load_ms": 1e3 * load_s, "change_at_500": 100 * change(500.0, load_s)} if prefix == 1000 else {}
+        more = (
+            {"load_ms": 1e3 * load_s, "change_at_500": 100 * change(500.0, load_s)} if prefix == 1000 else {}
+        )
         yield row(f"TTFT change, prefix {prefix}", measured, 100 * change(prefix, load_s), "%", source, basis,
                   no_queueing=True, hits_in_hbm=round(in_device, 3), **more)  # fmt: skip
 

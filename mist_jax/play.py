@@ -190,7 +190,11 @@ def outside_s(
 
     `first` tells which are a benchmark's first round. The steady state counts the same (`queueing.steady`).
     """
-    step, prompt, first = front.calibration.step, np.asarray(prompt_tokens, dtype=np.float64), np.asarray(first)
+    step, prompt, first = (
+        front.calibration.step,
+        np.asarray(prompt_tokens, dtype=np.float64),
+        np.asarray(first),
+    )
     own = float(step.request_s) + float(step.first_round_s) * first + float(step.prompt_token_s) * prompt
     handover = float(step.handover_s) + float(step.first_handover_s) * first + again_s(front, prompt)
     return own + handover * np.asarray(handed_over)

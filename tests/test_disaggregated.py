@@ -193,12 +193,18 @@ def test_closed_loops_of_two_pools_beside_the_playback(engine: str, replicas: in
     base += ["workload.isl_cv=0.1", "workload.osl_cv=0.3"]
     for isl, each in CLOSED:
         clients = replicas * each
-        load = [f"workload.isl={isl}", f"workload.concurrency={clients}", f"workload.requests={max(40, 20 * clients)}"]
+        load = [
+            f"workload.isl={isl}",
+            f"workload.concurrency={clients}",
+            f"workload.requests={max(40, 20 * clients)}",
+        ]
         scenario = mist.load([*base, *load])
         steady, played = mist.evaluate(scenario, elasticities=False), mist.play(scenario)
         settled = slice(played.request.size // 3, None)
         error = float(steady.ttft_s / played.ttft_s[settled].mean()) - 1.0
         tpot = float(steady.tpot_s / played.tpot_s[settled].mean()) - 1.0
-        print(f"{engine} {replicas} replicas, ISL {isl}, {each} in flight: TTFT {error:+.3f}, TPOT {tpot:+.3f}")
+        print(
+            f"{engine} {replicas} replicas, ISL {isl}, {each} in flight: TTFT {error:+.3f}, TPOT {tpot:+.3f}"
+        )
         assert abs(error) < 0.06
         assert abs(tpot) < 0.03

@@ -31,7 +31,14 @@ Array = Any
 
 
 def batch_wait(
-    rate: Array, fixed: Array, prompt: Array, isl: Array, cv: Array, room: Array, servers: Array = 1.0
+    rate: Array,
+    fixed: Array,
+    prompt: Array,
+    isl: Array,
+    cv: Array,
+    room: Array,
+    servers: Array = 1.0,
+    scatter: Array = 1.0,
 ) -> tuple[Array, Array, Array]:
     """Means at one of `servers` alike, scalars: (wait in s, s from its end to that of the prompt, busy share).
 
@@ -42,9 +49,10 @@ def batch_wait(
         isl, cv: tokens of a prompt, mean and coefficient of variation.
         room: tokens of an iteration.
         servers: how many there are (a number, not necessarily whole); a request joins the one with the fewest.
+        scatter: variance of the arrivals over that of Poisson arrivals.
     """
     rho = jnp.clip(rate * prompt, 0.0, 0.995)
-    square = 1.0 + cv**2
+    square = scatter + cv**2
     mean = fixed + prompt
     for _ in range(4):  # p depends on E[tau], which depends on p
         nobody = jnp.exp(-rate * mean)

@@ -10,8 +10,7 @@ arrival meets the others alone (`_others`), and a server that is always busy has
 (arXiv 2311.18677) and DistServe (arXiv 2401.09670) describe the split; the queues are ours.
 
 Not modelled: decode replicas that refuse transfers when their KV is full (they wait in the closed form of the limit),
-affinity between particular replicas; that requests which come back after about equal times queue less than ones at
-random (just below saturation the wait of a closed loop is up to twice what is played).
+affinity between particular replicas.
 """
 
 from __future__ import annotations
@@ -131,21 +130,38 @@ def _others(clients: Array | None, servers: Array) -> tuple[Array, Array]:
     return others / jnp.maximum(clients, 1e-9), others / servers
 
 
+def _scatter(clients: Array | None, load: Array, cv: Array) -> Array:
+    """Variance of the arrivals at servers over that of Poisson arrivals, where they have that `load`.
+
+    A closed loop is one stream for each request in flight, whose cycles vary as answers do. Few streams of little
+    variation do not come at random: w cv^2 + 1 - w with w = 1 / (1 + 4 (1 - rho)^2 (C - 1)) (W. Whitt, "The Queueing
+    Network Analyzer", Bell System Technical Journal 62(9), 1983, section 4.3).
+    """
+    if clients is None:
+        return jnp.asarray(1.0)
+    weight = 1.0 / (1.0 + 4.0 * (1.0 - load) ** 2 * jnp.maximum(clients - 1.0, 0.0))
+    return weight * jnp.minimum(cv, 1.0) ** 2 + 1.0 - weight
+
+
 def _gathered(wait: Array, most: Array, service: Array, load: Array) -> Array:
     """`wait`, or where a closed loop saturates a server at its `load` the whole population before it."""
     return norm(wait, most * service * jnp.clip(load, 0.0, 1.0) ** GATHERING)
 
 
-def _prefill_latency(pool: PrefillPool, rate: Array, isl_cv: Array, clients: Array | None) -> tuple[Array, ...]:
+def _prefill_latency(
+    pool: PrefillPool, rate: Array, workload: Workload, clients: Array | None
+) -> tuple[Array, ...]:
     """(wait, prefill) in seconds and the busy share at `rate` requests/s over the pool; `clients` of a closed loop."""
     each = rate / pool.lanes
     share, most = _others(clients, pool.lanes)
     own = jnp.maximum(pool.alone - jnp.maximum(pool.isl / pool.budget, 1.0) * pool.fixed, 0.0)
-    wait, prefill, busy = batch_wait(share * each, pool.fixed, own, pool.isl, isl_cv, pool.budget, pool.lanes)
+    service = pool.step_full * pool.isl / pool.budget
+    scatter = _scatter(clients, jnp.clip(each * service, 0.0, 1.0), workload.osl_cv)
+    prompts = (pool.isl, workload.isl_cv, pool.budget)
+    wait, prefill, busy = batch_wait(share * each, pool.fixed, own, *prompts, pool.lanes, scatter)
     # ranks step together: an idle one waits for the prompts of the others
     met = 1.0 - (1.0 - 0.999 * busy) ** pool.ranks - 0.999 * busy
     wait = wait + 0.5 * met * pool.step_single.seconds
-    service = pool.step_full * pool.isl / pool.budget
     wait = _gathered(wait, most, service, each * service)
     return wait, prefill, _busy_share(pool, rate)
 
@@ -258,7 +274,7 @@ def _disaggregated(
     burst = outside.pool_burst_scale * burst
 
     def ttft_at(rate: Array, others: Array, step: Array) -> tuple[Array, ...]:
-        wait, run, busy = _prefill_latency(pool, rate, workload.isl_cv, clients)
+        wait, run, busy = _prefill_latency(pool, rate, workload, clients)
         wait = wait + burst
         move, moving = _transfer_latency(
             transfer, nbytes * outside.transfer_scale, layers, run, rate, prefill_replicas, clients
