@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from programs import HARDWARE, MODELS, Counted, make_system, make_workload
+from programs import HARDWARE, MODELS, Counted, make_system, make_workload, quick
 
 import mist_jax as mist
 from mist_jax import build
 from mist_jax.errors import Status
+from mist_jax.pytree import replace
 from mist_jax.queueing import steady_disaggregated as sd
 from mist_jax.system.deployment import Transfer
 
@@ -208,3 +211,24 @@ def test_closed_loops_of_two_pools_beside_the_playback(engine: str, replicas: in
         )
         assert abs(error) < 0.06
         assert abs(tpot) < 0.03
+
+
+@pytest.mark.slow
+def test_slopes_of_a_closed_loop_with_and_without_a_queue() -> None:
+    """Where nobody waits (as many requests as servers) the slopes are finite; all agree with differences."""
+    import jax
+
+    decode, prefill = pools("llama3_1_70b", "h100_sxm", "h100_sxm", tp=8.0)
+
+    def ttft(x: Any, clients: Any, servers: Any) -> Any:
+        work = replace(make_workload(isl=4096, osl=256), isl=4096.0 * x[0], concurrency=clients)
+        link = transfer(bandwidth=50e9)
+        link = replace(link, bandwidth=link.bandwidth * x[1])
+        return sd.closed_loop_disaggregated(decode, prefill, link, work, 1.0, servers).decode.ttft
+
+    value, slope = quick(ttft), quick(jax.grad(ttft))
+    for clients, servers in ((1.0, 1.0), (4.0, 4.0), (2.0, 1.0), (16.0, 1.0), (64.0, 1.0)):
+        found = np.asarray(slope(np.ones(2), clients, servers))
+        for i, step in enumerate(1e-5 * np.eye(2)):
+            up, down = (float(value(np.ones(2) + s, clients, servers)) for s in (step, -step))
+            assert found[i] == pytest.approx((up - down) / 2e-5, rel=1e-4), (clients, servers, i)
