@@ -13,7 +13,7 @@ import pandas as pd
 
 from mist_jax import build
 from mist_jax.calibrations import has_experts
-from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec, ParallelismSpec, PrecisionSpec, parse
+from mist_jax.schema import HardwareSpec, ModelSpec, ParallelismSpec, PrecisionSpec, parse
 from mist_jax.system.deployment import System, Transfer, Workload
 from mist_jax.system.engine import Engine
 
@@ -197,16 +197,8 @@ def _engine(row: Any, pool: str, drafts: float) -> Engine:
         uneven_exchange=build.uneven_exchange(row.engine),
         gathers_prompts=build.gathers_prompts(row.engine),
         tokenizes_again=build.tokenizes_again(row.engine),
-        ahead=float(_ahead(row)),
         **values,
     )
-
-
-def _ahead(row: Any) -> bool:
-    """Whether the run's engine schedules ahead; a vLLM without a version is of 2025, before that was the default."""
-    if row.engine != "vllm" or row.mode != "agg":
-        return False
-    return build.schedules_ahead(EngineSpec(version=row.version or "0.12"), float(row.decode_pp))
 
 
 def _parallel(row: Any, pool: str, model: Any) -> Any:

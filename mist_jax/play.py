@@ -146,8 +146,8 @@ def build_clients(
     # powers of two: the program that fills the step table is compiled for few sizes
     context = int(min(float(system.model.max_context), 2.0 ** np.ceil(np.log2(max(longest, 1.0)))))
     main = _engines(scenario, system, scenario.hardware, scenario.parallelism, scenario.engine, context)
-    if scenario.prefill is None:
-        return [main], [], system, system
+    if scenario.prefill is None:  # measured closed loops do not show it (docs/scheduling.md)
+        return [dataclasses.replace(main, ahead=main.ahead and not trace.closed_loop)], [], system, system
     pool = scenario.prefill
     first = build.build_system(scenario, pool, "prefill.")
     transfer = build.build_transfer(scenario)
@@ -190,11 +190,8 @@ def outside_s(
 
     `first` tells which are a benchmark's first round. The steady state counts the same (`queueing.steady`).
     """
-    step, prompt, first = (
-        front.calibration.step,
-        np.asarray(prompt_tokens, dtype=np.float64),
-        np.asarray(first),
-    )
+    step, first = front.calibration.step, np.asarray(first)
+    prompt = np.asarray(prompt_tokens, dtype=np.float64)
     own = float(step.request_s) + float(step.first_round_s) * first + float(step.prompt_token_s) * prompt
     handover = float(step.handover_s) + float(step.first_handover_s) * first + again_s(front, prompt)
     return own + handover * np.asarray(handed_over)
