@@ -73,6 +73,19 @@ def test_little_holds_where_the_prefill_pool_is_nearly_always_busy(clients: int)
     assert float(out.decode.rate * out.decode.e2e) == pytest.approx(clients, rel=0.02)
 
 
+def test_a_lone_request_waits_for_nobody_and_more_wait_longer() -> None:
+    pair = pools("llama3_1_8b")
+    waits = [
+        float(closed(*pair, transfer(), make_workload(isl=8000, concurrency=n), 1.0, 1.0).prefill_wait)
+        for n in (1, 2, 4, 8, 32)
+    ]
+    assert waits[0] == pytest.approx(0.0, abs=1e-9)
+    assert np.all(np.diff(waits) > 0)
+    # as many as servers: each has one of its own
+    many = closed(*pair, transfer(), make_workload(isl=8000, concurrency=4), 1.0, 4.0)
+    assert float(many.prefill_wait) == pytest.approx(0.0, abs=1e-9)
+
+
 def test_more_prefill_replicas_relieve_the_prefill_pool() -> None:
     pair, work = pools("llama3_1_8b"), make_workload(isl=6000, osl=64, rate=2.0)
     busy = [float(opened(*pair, transfer(), work, 1.0, n).prefill_utilization) for n in (1.0, 2.0, 4.0)]
