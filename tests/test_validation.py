@@ -37,6 +37,7 @@ def test_missing_data_is_a_reason_not_a_failure(monkeypatch, tmp_path):
     assert "big-ann-benchmarks" in skipped["faiss_bigann"]
 
 
+@pytest.mark.slow
 def test_where_loading_a_prefix_and_computing_it_change_sides():
     """4,096 tokens: computing wins at 2 GB/s, loading over 100G and 400G, one NVMe drive is about the tie."""
     ratio = [r["predicted"] for r in validate.cases()["load_or_recompute"]()]
@@ -46,6 +47,7 @@ def test_where_loading_a_prefix_and_computing_it_change_sides():
     assert 2.0 < crossing < 11.8
 
 
+@pytest.mark.slow
 def test_a_slower_tier_helps_long_prefixes_and_hurts_short_ones():
     rows = list(validate.cases()["lmcache_tiers"]())
     changes = [r["predicted"] for r in rows]

@@ -163,14 +163,7 @@ def _prefill_latency(
     met = 1.0 - (1.0 - 0.999 * busy) ** pool.ranks - 0.999 * busy
     wait = wait + 0.5 * met * pool.step_single.seconds
     wait = _gathered(wait, most, service, each * service)
-    return wait, prefill, _busy_share(pool, rate)
-
-
-def _busy_share(pool: PrefillPool, rate: Array) -> Array:
-    """Share of the prefill pool's time that is taken at `rate` requests/s over the pool."""
-    each = rate / pool.lanes
-    service = pool.step_full * pool.isl / pool.budget
-    return jnp.clip(each * jnp.maximum(service, pool.alone), 0.0, 1.0)
+    return wait, prefill, jnp.clip(each * jnp.maximum(service, pool.alone), 0.0, 1.0)
 
 
 def again_s(prefill: System, isl: Array) -> Array:
