@@ -269,11 +269,13 @@ def _open_ttft(lane: Lane, workload: Workload, point: Any, scatter: Array) -> Ar
     prompt = (mixed - decode) * lane.isl / tokens
     occupied = -jnp.expm1(-(point.n + point.rate * prompt))
     step = lane.system.calibration.step
-    late = admission_lag(lane.system) + lane.system.engine.ahead
+    lag, looks = admission_lag(lane.system), between_looks(lane.system)
     # prompts run right after a look, so that the iterations between two looks only decode; who comes while prompts run
-    # is looked at when they end
+    # is looked at when they end, or with a lag waits for the next look
     decoding = 1.0 - jnp.clip(point.rate * prompt, 0.0, 1.0)
-    late = occupied * (late * point.mean + between_looks(lane.system) * decoding * decode)
+    missed = 2.0 * jnp.minimum(lag, 1.0) * (1.0 - decoding)
+    late = (lag + lane.system.engine.ahead) * point.mean + looks * (decoding + missed) * decode
+    late = occupied * late
     apart = lane.system.engine.separate_prefill
     fixed = jnp.minimum(step.prefill_host_s, mixed - decode)
     own = (mixed - decode - fixed) * lane.isl / tokens
