@@ -26,9 +26,9 @@ def sglang_a10() -> Iterator[Row]:
 
     200 requests of fixed length with Poisson arrivals (mean of 5 seeds), as a benchmark client sends them. The output
     rates that were measured (428 and 408 tokens/s, of 512 at the most) say that they came more slowly than asked for:
-    arrivals are stretched to end as long before the run does as the mean answer takes. SGLang cuts
-    prompts into 2048 tokens on a card of this memory, and sends the KV of each piece when it is computed (its
-    server_args.py and disaggregation/prefill.py, 2025): three of the four pieces go behind the prefill.
+    arrivals are stretched to end as long before the run does as the mean answer takes. SGLang cuts prompts into 2048
+    tokens on a card of this memory, and sends the KV of each piece when it is computed (its server_args.py and
+    disaggregation/prefill.py, 2025): three of the four pieces go behind the prefill.
     """
     common = ["model=qwen2_5_7b", "engine=sglang", "workload=chat", "workload.isl=8192", "workload.osl=512"]
     common += ["model.precision.weights=int4", "model.precision.activations=bf16", "hardware=a10"]
