@@ -8,11 +8,11 @@ which the next iteration holds the one prompt that ends the pause,
     E[tau^2] = (b^2 + 2 b g E[N] + g^2 (1 + cv^2) E[N]) / (1 - rho^2),    busy share u = E[tau] / (E[tau] + p / lambda)
 
 as in `gated` (Takagi, "Queueing Analysis" vol. 1, 1991), whose remarks on what is ahead, what is behind, the token
-budget and `scatter` hold here too. The router of the playback sends a request to the replica with the fewest. With c replicas an
-arrival waits where all are busy, which has the exponent of Sakasegawa ("An approximation formula L_q = alpha rho^beta /
-(1 - rho)", Ann. Inst. Stat. Math. 29, 1977): sqrt(2 (c + 1)) - 1 of u and, for whole queues, rho^(sqrt(2 (c + 1)) - 2)
-/ c, here c^0.85, as a request that has joined a replica stays there. Iterations become even, at least b + g or, where
-single prompts do not keep up, b / (1 - rho): their spread and excess over that fall as 1 / c.
+budget and `scatter` hold here too. The router of the playback sends a request to the replica with the fewest. With c
+replicas an arrival waits where all are busy, which has the exponent of Sakasegawa ("An approximation formula L_q =
+alpha rho^beta / (1 - rho)", Ann. Inst. Stat. Math. 29, 1977): sqrt(2 (c + 1)) - 1 of u and, for whole queues,
+rho^(sqrt(2 (c + 1)) - 2) / c, here c^0.85, as a request that has joined a replica stays there. Iterations become even,
+at least b + g or, where single prompts do not keep up, b / (1 - rho): their spread and excess over that fall as 1 / c.
 
 Against simulation (c 1 to 8, budgets of 1 to 4 prompts, b 0.1 to 0.5 g, cv 0.1 to 1, load 0.1 to 0.9): within 19 % of
 the time to the end of the prompt, half of the cases within 3 % (tests/test_batch_server.py).
