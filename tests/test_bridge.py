@@ -254,7 +254,7 @@ def test_only_ranks_that_hold_prompts_back_let_them_wait():
             build.build_system(mist.load([*ranks, f"engine={engine}", f"parallelism.dp={n}"])) for n in (1, 4)
         )
         lag[engine] = [float(admission_lag(x)) for x in (one, four)]
-    assert lag["vllm"][0] == lag["vllm"][1] < 0.5
+    assert lag["vllm"][0] == lag["vllm"][1] < 0.2
     assert lag["sglang"][0] == lag["sglang"][1]
     assert lag["trtllm"][1] > lag["trtllm"][0] + 10.0
 
