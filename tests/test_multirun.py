@@ -209,6 +209,7 @@ def test_a_multirun_has_one_report_of_all_its_chips(tmp_path: Path) -> None:
         assert f"{chip.name}: Device memory" in page
 
 
+@pytest.mark.slow
 def test_pipelines_go_through_the_batch(tmp_path: Path) -> None:
     """One dataset, each job with the numbers that it has by itself, the workload that a pipeline chooses included."""
     done = _run(

@@ -253,7 +253,8 @@ def test_the_root_is_found_in_few_steps(monkeypatch, family: int, share: float) 
         )
 
 
-@pytest.mark.parametrize("policy", [pytest.param("vllm", marks=pytest.mark.slow), "sglang"])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["vllm", "sglang"])
 def test_prompts_apart_as_played(policy: str) -> None:
     """SGLang's iterations of prompts alone: what the closed form says is what the playback counts.
 

@@ -339,7 +339,7 @@ def test_single_precision_keeps_six_digits_less_what_the_queue_amplifies(scenari
         "hardware": ["h100_sxm", "l4", "mi300x"],
         "parallelism": ["tp1", "tp4"],
         "model": ["llama3_1_8b", "qwen3_30b_a3b"],
-        "workload.rate": np.sort(np.exp(rng.uniform(np.log(0.05), np.log(40), 12))),
+        "workload.rate": np.sort(np.exp(rng.uniform(np.log(0.05), np.log(40), 8))),
         "workload.isl": np.sort(rng.integers(64, 8192, 5)),
         "workload.osl": np.sort(rng.integers(16, 2048, 4)),
         "engine.max_num_batched_tokens": [512, 8192],
