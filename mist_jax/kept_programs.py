@@ -29,6 +29,10 @@ from mist_jax.paths import PACKAGE, cache_dir
 from mist_jax.programs import COMPILING, Effort
 from mist_jax.queueing.root import Form, written_as
 
+#: Held while a program is traced: two at once share the interpreter and both end late; one after the other, XLA compiles
+#: the first while the second is traced.
+_TRACING = threading.Lock()
+
 #: Files that nothing read for so long are removed when a new one is written.
 KEEP_S = 30 * 86400.0
 
@@ -124,7 +128,7 @@ class Kept:
 
         flat.__name__ = f"kept_{self.function.__name__}"  # what profiles and logs of compilations show
         examples = [jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for shape, dtype in types]
-        with written_as(self.form):
+        with _TRACING, written_as(self.form):
             return compiled(flat, effort=self.effort).lower(*examples), seen[-1]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ class Layout:
 
     def _lay(self, shapes: list[tuple[int, ...]]) -> None:
         self.shapes = shapes
-        sizes = [int(np.prod(s)) for s in shapes]
+        sizes = [math.prod(s) for s in shapes]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
         self.place = dict(zip(self.names, self.starts[:-1].tolist(), strict=True))
         self.scalars = [k for k, s in enumerate(shapes) if s == ()]

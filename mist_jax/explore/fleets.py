@@ -114,25 +114,21 @@ def within_limits(tables: list[xr.Dataset], max_chips: float) -> list[Fleet]:
     """Fleets that meet the limits, the cheapest first; of equal rent the quicker one."""
     out = []
     for ds in tables:
-        good = (ds["status"].values == 0) & (ds["chips"].values <= max_chips)
-        good &= ds["meets_slo"].values > 0
+        rents = rent(ds)
+        good = (ds["status"].values == 0) & (ds["chips"].values <= max_chips) & (ds["meets_slo"].values > 0)
+        good &= rents > 0  # a chip without a price is not free
         places = np.argwhere(good)
-        rents = rent(ds)[good]
-        if not (rents > 0).any():
-            continue
-        for at in np.argsort(rents, kind="stable")[:400]:
-            index = dict(zip(ds["status"].dims, places[at].tolist(), strict=True))
-            point = ds.isel(index)
-            if rents[at] <= 0:  # a chip without a price is not free
-                continue
-            design = {str(d): point[d].item() for d in index}
-            numbers = {n: float(point[n]) for n in ("ttft_s", "tpot_s", "e2e_s", "load")}
+        cheapest = np.argsort(rents[good], kind="stable")[:400]
+        coordinates = {str(d): ds[d].values for d in ds["status"].dims}
+        figures = {n: ds[n].values for n in ("ttft_s", "tpot_s", "e2e_s", "load", "chips", COST)}
+        for place in map(tuple, places[cheapest]):
+            numbers = {n: float(values[place]) for n, values in figures.items()}
             out.append(
                 Fleet(
-                    design=design,
-                    usd_per_hour=float(rents[at]),
-                    chips=round(float(point["chips"])),
-                    usd_per_million_tokens=float(point["cost_per_million_output_tokens_usd"]),
+                    design={d: v[i].item() for (d, v), i in zip(coordinates.items(), place, strict=True)},
+                    usd_per_hour=float(rents[place]),
+                    chips=round(numbers.pop("chips")),
+                    usd_per_million_tokens=numbers.pop(COST),
                     **numbers,
                 )
             )

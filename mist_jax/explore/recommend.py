@@ -34,6 +34,7 @@ from mist_jax.explore.fleets import (
     within_limits,
 )
 from mist_jax.explore.sweep import count_status, sweep
+from mist_jax.programs import COMPILING
 from mist_jax.schema import Scenario
 
 #: Chips that are considered unless others are named: those with a public rental price in wide use.
@@ -134,7 +135,10 @@ def recommend(
 
     with ThreadPoolExecutor(1) as ahead:
         if pools and not scenario.pipeline.stages:
-            ahead.submit(compile_for_few, with_a_prefill_pool(scenario))
+            # the longer of both programs first: it compiles while the other is traced
+            compiling = ahead.submit(compile_for_few, with_a_prefill_pool(scenario))
+            compiling.add_done_callback(lambda _: COMPILING.set())
+            COMPILING.wait()
         tables = tables_of(scenario)
     fleets = within_limits(tables, max_chips)
     if not fleets:
@@ -160,7 +164,7 @@ def recommend(
         elasticities=elasticities,
         headroom=_headroom(chosen),
         intervals=intervals,
-        would_change=_changes(scenario, tables, tables_of, best, max_chips, intervals),
+        would_change=_changes(scenario, fleets, tables_of, max_chips, intervals),
         good_share=share,
         candidates=sum(t["status"].size for t in tables) + tried,
         scenario=chosen,
@@ -264,14 +268,13 @@ def _intervals(chosen: Scenario) -> dict[str, tuple[float, float]]:
 
 def _changes(
     scenario: Scenario,
-    tables: list[xr.Dataset],
+    fleets: list[Fleet],
     tables_of: Callable[[Scenario], list[xr.Dataset]],
-    best: Fleet,
     max_chips: float,
     intervals: dict[str, tuple[float, float]],
 ) -> dict[str, str]:
-    """Changes of the model's error and of prices that give another answer."""
-    out = {}
+    """Changes of the model's error and of prices that give another answer than the first of `fleets`."""
+    out, best = {}, fleets[0]
     factors = intervals.get("slower", (0.9, 1.3))
     for factor, what in zip(
         sorted({*factors, 1.1}),
@@ -280,12 +283,12 @@ def _changes(
     ):
         if abs(factor - 1.0) < 0.02:
             continue
-        fleets = within_limits(tables_of(_slower(scenario, factor)), max_chips)
-        other = fleets[0].text if fleets else "no fleet meets the limits"
+        slower = within_limits(tables_of(_slower(scenario, factor)), max_chips)
+        other = slower[0].text if slower else "no fleet meets the limits"
         if other != best.text:
             note = f", {what}" if what and "slower" in intervals else ""
             out[f"if engines take {factor:.2f} times as long as predicted{note}"] = other
-    for other in different(within_limits(tables, max_chips), 20):
+    for other in different(fleets, 20):
         mine = {str(v) for k, v in best.design.items() if k.startswith("hardware")}
         theirs = {str(v) for k, v in other.design.items() if k.startswith("hardware")}
         drop = 1.0 - best.usd_per_hour / other.usd_per_hour
