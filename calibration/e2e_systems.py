@@ -197,6 +197,7 @@ def _engine(row: Any, pool: str, drafts: float) -> Engine:
         uneven_exchange=build.uneven_exchange(row.engine),
         gathers_prompts=build.gathers_prompts(row.engine),
         tokenizes_again=build.tokenizes_again(row.engine),
+        activations_apart=build.activations_apart(row.engine),
         **values,
     )
 

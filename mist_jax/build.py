@@ -176,6 +176,16 @@ def tokenizes_again(engine: str) -> float:
     return 1.0 if engine == "vllm" else 0.0
 
 
+def activations_apart(engine: str) -> float:
+    """1 where the engine's share of the memory is of weights and KV cache alone.
+
+    So SGLang counts (python/sglang/srt/model_executor, the profile of its memory pool): tokens of the cache = (memory
+    that is free once the weights are loaded - (1 - mem_fraction_static) of what was free before) / bytes of a token.
+    vLLM and TensorRT-LLM run a batch of prompts first and take its activations off.
+    """
+    return 1.0 if engine == "sglang" else 0.0
+
+
 def schedules_ahead(engine: EngineSpec, pp: float = 1.0) -> bool:
     """Whether the engine forms an iteration while the one before it runs, so that a new request waits for both.
 
@@ -207,6 +217,7 @@ def build_engine(
         uneven_exchange=uneven_exchange(spec.name),
         gathers_prompts=gathers_prompts(spec.name),
         tokenizes_again=tokenizes_again(spec.name),
+        activations_apart=activations_apart(spec.name),
         scheduler_recv_interval=spec.scheduler_recv_interval,
         query_tile=query_tile(spec.name, hardware.generation),
         two_batches=float(overlaps_exchange(spec, hardware, parallel)),

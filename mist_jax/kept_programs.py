@@ -29,8 +29,8 @@ from mist_jax.paths import PACKAGE, cache_dir
 from mist_jax.programs import COMPILING, Effort
 from mist_jax.queueing.root import Form, written_as
 
-#: Held while a program is traced: two at once share the interpreter and both end late; one after the other, XLA compiles
-#: the first while the second is traced.
+#: Held while a program is traced. Two at once share the interpreter, and both end late; one after the other, the first
+#: is compiled while the second is traced.
 _TRACING = threading.Lock()
 
 #: Files that nothing read for so long are removed when a new one is written.

@@ -7,6 +7,7 @@ import pytest
 from programs import MODELS, make_system, memory
 
 from mist_jax.physics.memory import kv_bytes_per_chip, kv_bytes_total
+from mist_jax.pytree import replace
 from mist_jax.system.model_build import kv_bytes, weight_bytes
 
 
@@ -96,6 +97,22 @@ def test_kv_blocks_as_the_engine_counts_them() -> None:
     assert float(use.kv_blocks) == int(budget / (16 * 131072))
     # vLLM reports 26,000 to 29,000 blocks for this deployment; the default token budget moves it
     assert 24_000 < float(use.kv_blocks) < 30_000
+
+
+def test_sglang_takes_activations_from_the_rest() -> None:
+    """Llama-3.1-8B on a chip of 80 GB at 0.88: 444,500 tokens in the log of SGLang's documentation (send_request,
+    2025-01-23), of 78.81 GiB before and 63.72 GiB after the weights were loaded."""
+    apart = make_system("llama3_1_8b", name="sglang", memory_utilization=0.88)
+    use = memory(apart)
+    budget = 0.88 * 81559 * 2**20 - float(use.weights) - 2e9
+    assert float(use.kv_budget) == pytest.approx(budget, rel=1e-12)
+    assert float(use.kv_tokens) == pytest.approx(444_500, rel=0.03)
+    # what the other 12 % cannot hold comes from the cache, token by token
+    rest = 0.12 * 81559 * 2**20
+    heavy = replace(apart, engine=replace(apart.engine, activation_bytes_per_token=np.float64(2e6)))
+    over = memory(heavy)
+    assert float(over.activations) > rest
+    assert float(over.kv_budget) == pytest.approx(budget + rest - float(over.activations), rel=1e-12)
 
 
 def test_what_does_not_fit_says_by_how_much() -> None:

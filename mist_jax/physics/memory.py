@@ -136,13 +136,17 @@ def memory_use(system: System) -> MemoryUse:
     """Bytes of each kind per chip, and the number of KV blocks (shape: scalars).
 
     budget = utilization * capacity - weights - activations - reserve, as vLLM's `determine_available_memory`
-    does; blocks = floor(budget / bytes of a block). Sliding-window layers are charged for the tokens they keep.
+    does; blocks = floor(budget / bytes of a block). Where activations have the rest of the memory
+    (`build.activations_apart`) only those that exceed it are taken off. Sliding-window layers are charged for the
+    tokens they keep.
     """
     hw, model, par, eng = system.hardware, system.model, system.parallel, system.engine
     weights = weight_bytes_per_chip(model, par)
     activations = activation_bytes(system)
     state = state_bytes(model) / (par.tp * par.pp)
-    free = eng.memory_utilization * hw.memory_capacity - weights - activations - eng.reserve_bytes
+    rest = eng.activations_apart * (1.0 - eng.memory_utilization) * hw.memory_capacity
+    inside = jnp.maximum(activations - rest, 0.0)
+    free = eng.memory_utilization * hw.memory_capacity - weights - inside - eng.reserve_bytes
     budget = jnp.where(free > 0, eng.kv_free_fraction, 1.0) * free
     att = model.attention
     main, index = _entry_bytes(model, par)

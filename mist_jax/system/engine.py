@@ -31,6 +31,9 @@ class Engine:
     #: share of the memory that is left after weights and reserves which the KV cache may take (TensorRT-LLM's
     #: free_gpu_memory_fraction; vLLM and SGLang bound the whole instead: 1.0)
     kv_free_fraction: Array = 1.0
+    #: 1.0 = `memory_utilization` is of weights and KV cache alone, activations take of the rest (SGLang's
+    #: mem_fraction_static); 0.0 = of them too (vLLM, TensorRT-LLM)
+    activations_apart: Array = 0.0
     kv_blocks: Array = (
         0.0  #: KV blocks of one attention-DP rank as the engine reports them; 0 = what the memory holds
     )
