@@ -218,6 +218,7 @@ def build_engine(
         gathers_prompts=gathers_prompts(spec.name),
         tokenizes_again=tokenizes_again(spec.name),
         activations_apart=activations_apart(spec.name),
+        reserves_answer=float(spec.policy == "trtllm"),
         scheduler_recv_interval=spec.scheduler_recv_interval,
         query_tile=query_tile(spec.name, hardware.generation),
         two_batches=float(overlaps_exchange(spec, hardware, parallel)),
@@ -324,7 +325,7 @@ def _in_one_rack(scenario: Scenario) -> bool:
 
 
 #: Policies that the steady state describes: prompts in chunks, with the decodes or in iterations of their own.
-STEADY_POLICIES = ("vllm", "sarathi", "sglang")
+STEADY_POLICIES = ("vllm", "sarathi", "sglang", "trtllm")
 
 
 def build_workload(scenario: Scenario) -> Workload:

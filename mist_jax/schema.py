@@ -173,7 +173,7 @@ class EngineSpec:
 
     name: Literal["vllm", "sglang", "trtllm", "generic"] = "vllm"
     version: str | None = None
-    policy: Literal["vllm", "sarathi", "sglang", "orca", "static", "mixed"] = "vllm"
+    policy: Literal["vllm", "sarathi", "sglang", "trtllm", "orca", "static", "mixed"] = "vllm"
     max_num_batched_tokens: float = number(8192, low=1)
     max_num_seqs: float = number(256, low=1)
     block_size: float = number(16, low=1)

@@ -262,7 +262,7 @@ def _notes(scenario: Scenario, par: ParallelismSpec, eng: EngineSpec, role: str)
             f"{eng.draft_tokens:g} drafts a step: name the method and the draft model with {flag}; measure the "
             "acceptance on your own text and set engine.acceptance"
         )
-    if eng.policy != ("sglang" if eng.name == "sglang" else "vllm"):
+    if eng.policy != (eng.name if eng.name in ("sglang", "trtllm") else "vllm"):
         out.append(f"engine.policy={eng.policy} has no flag: the engine schedules in its own way")
     return tuple(out)
 

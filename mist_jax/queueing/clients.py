@@ -150,10 +150,10 @@ def engine_record(rec: Any, e: Engine, table: int, links: dict[str, int], unit_t
         raise ValueError(
             f"{e.name}: max_num_batched_tokens must be at least max_num_seqs (each decode takes a token)"
         )
-    if e.prefix_caching and (unit_tokens % e.block_size or p.lock or p.reserve == st.RESERVE_ALL):
+    if e.prefix_caching and (unit_tokens % e.block_size or p.lock):
         raise ValueError(
             f"{e.name}: prefix caching wants units of whole blocks (unit {unit_tokens}, block {e.block_size}) "
-            "and a policy that does not reserve whole answers"
+            "and a policy that gives memory back request by request"
         )
     if e.ahead and not (p.chunked and p.mix):
         raise ValueError(

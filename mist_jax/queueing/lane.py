@@ -40,6 +40,10 @@ class Lane:
     bunched: (
         Array  #: 1: prompts come at random, and some share an iteration; 0: each has its own while it can
     )
+    #: most requests that wait with their first token given out, where nothing is set aside for answers. The blocks of
+    #: one that ends admit (ISL + OSL) / ISL prompts, of which the growth of the others pushes out all but one; and the
+    #: n answers that are kept, each anywhere in its length, vary by OSL sqrt(n / 12) tokens, in prompts of ISL
+    evicted: Array
 
 
 def make_lane(system: System, workload: Workload) -> Lane:
@@ -56,8 +60,12 @@ def make_lane(system: System, workload: Workload) -> Lane:
     context = workload.isl + 0.5 * workload.osl * (1.0 + workload.osl_cv**2)
     memory = memory_use(system)
     held = workload.isl + workload.osl
-    # a request is admitted when its whole length will fit (reservation; engines that preempt end up there too)
-    by_memory = safe_divide(memory.kv_tokens * step.kv_usable, held)
+    # an answer's memory is set aside whole, or taken as it grows: then the memory is full of answers half done
+    reserves = engine.reserves_answer
+    kept = context + reserves * (context - workload.isl)
+    by_memory = safe_divide(memory.kv_tokens * step.kv_usable, kept)
+    evicts = (1.0 - reserves) * (by_memory < system.engine.max_num_seqs)
+    evicted = 1.0 + workload.osl / isl * (1.0 + jnp.sqrt(jnp.maximum(by_memory, 1.0) / 12.0))
     limit = jnp.minimum(system.engine.max_num_seqs, by_memory) / system.parallel.pp
     return Lane(
         system=system,
@@ -75,6 +83,7 @@ def make_lane(system: System, workload: Workload) -> Lane:
         ahead=jnp.zeros_like(held),
         interference=jnp.ones_like(held),
         bunched=jnp.zeros_like(held),
+        evicted=evicts * evicted / system.parallel.pp,
     )
 
 

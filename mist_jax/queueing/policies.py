@@ -41,6 +41,9 @@ POLICIES = {
     # run, else decodes; a prompt's memory is set aside when it is admitted (sglang/srt/managers/scheduler.py,
     # get_next_batch_to_run; schedule_policy.py, PrefillAdder).
     "sglang": Policy(mix=False, reserve=RESERVE_PROMPT),
+    # TensorRT-LLM with its default capacity scheduler, GUARANTEED_NO_EVICT: as vLLM, but a request is admitted when its
+    # whole answer fits, so that none is preempted (nvidia.github.io/TensorRT-LLM, CapacitySchedulerPolicy).
+    "trtllm": Policy(reserve=RESERVE_ALL),
     # Orca (Yu et al., OSDI 2022): whole prompts join the decodes; prompt and answer reserved, so no
     # preemption.
     "orca": Policy(chunked=False, budgeted=False, reserve=RESERVE_ALL),

@@ -13,8 +13,11 @@ sees m = 1 + n, which reproduces the negative-binomial mean of a processor-shari
 arrival theorem of closed networks m = 1 + n (C - 1) / C (M. Reiser, S. Lavenberg, J. ACM 27(2), 1980).
 The wait is that of an M/D/1 queue whose server is the prefill budget: s rho / (2 (1 - rho)).
 
-Not modelled: preemption, percentiles, length distributions beyond their effect on the mean context, load that
-moves between lanes. Near saturation play the trace instead (`queueing.playback`).
+Where the memory is full, requests are preempted (`Lane.evicted`), or wait for the memory of their whole answer
+(`Engine.reserves_answer`).
+
+Not modelled: the work that a preempted request does again, percentiles, length distributions beyond their effect on the
+mean context, load that moves between lanes. Near saturation play the trace instead (`queueing.playback`).
 """
 
 from __future__ import annotations
@@ -158,11 +161,16 @@ def closed_loop(
         lambda o: _times(lane, o), lambda o: _whole(lane, o), others_of, excess, lane.limit
     )
     point = _point(lane, n, others_of(n), residual, *whole)
-    # beyond the limit of running sequences the rest waits: Little's law
-    queued = safe_divide(clients - n, point.rate)
-    ttft = jnp.where(at_limit, jnp.maximum(point.ttft, queued), point.ttft)
+    # beyond the limit of running sequences the rest waits, before its first token or preempted: Little's law
+    waiting = jnp.maximum(clients - n, 0.0)
+    queued = safe_divide(waiting, point.rate)
+    # from plays: few that wait are shared out between both, of many no more than `evicted` are preempted
+    ttft = jnp.where(
+        at_limit, jnp.maximum(point.ttft, queued * waiting / (waiting + lane.evicted + 1e-30)), point.ttft
+    )
+    stall = jnp.where(at_limit, jnp.maximum(queued - ttft, 0.0), 0.0) / lane.steps
     cold = workload.burst_share * lane.system.calibration.step.first_round_s
-    point = after_a_cold_start(replace(point, ttft=ttft), clients, cold)
+    point = after_a_cold_start(replace(point, ttft=ttft, stall=stall), clients, cold)
     return _result(lane, workload, point, lanes, load=jnp.ones_like(n), unstable=False, strict=strict)
 
 
@@ -310,6 +318,7 @@ class _Point:
     seen: Array  #: s of the iteration that a decoding request sees
     step: StepTime
     times: Array  #: [2] s of a decode and a mixed iteration
+    stall: Array = 0.0  #: s an iteration of a request takes longer, as it is preempted now and then
 
 
 def _point(lane: Lane, n: Array, others: Array, residual: Array, times: Array, both: StepTime) -> _Point:
@@ -353,7 +362,7 @@ def _result(
     def good(x: Array) -> Array:
         return jnp.where(bad, jnp.nan, x) if strict else x
 
-    tpot = point.seen / lane.gain
+    tpot = (point.seen + point.stall) / lane.gain
     return SteadyState(
         ttft=good(ttft),
         tpot=good(tpot),
