@@ -23,6 +23,7 @@ import pytest
 import xarray as xr
 from programs import closed, make_batch, make_system, make_workload, opened, quick, step
 
+from mist_jax import elasticity
 from mist_jax.elasticity import FIELDS as FIELDS_OF_RESOURCES
 from mist_jax.elasticity import add_elasticity
 from mist_jax.physics.step import step_seconds
@@ -148,9 +149,24 @@ def test_gradient_against_differences(name: str, field: str, loop: str) -> None:
         np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-5, err_msg=f"{field} {at} {loop}")
 
 
-@pytest.mark.parametrize("name", ["dense", "moe", "full"])
-def test_the_elasticities_that_evaluate_gives_are_the_derivative(name: str) -> None:
-    """Those of a closed loop, of every resource; the completed rate is clients over (TTFT + decode)."""
+@pytest.mark.parametrize(
+    ("name", "step", "near"),
+    [
+        ("dense", elasticity.STEP, 0.02),
+        ("moe", elasticity.STEP, 0.02),
+        ("full", elasticity.STEP, 0.06),
+        ("full", 0.1 * elasticity.STEP, 0.01),
+    ],
+)
+def test_the_elasticities_that_evaluate_gives_are_the_derivative(
+    name: str, step: float, near: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a closed loop, of every resource; the completed rate is clients over (TTFT + decode).
+
+    A per cent of the memory is four of the cache where weights take most of it ("full"), and bends the curve by as
+    much: with a tenth of the step the difference goes.
+    """
+    monkeypatch.setattr(elasticity, "STEP", step)
     system, workload = deployment(name)
     ds = add_elasticity(xr.Dataset(), {"engine": system}, lambda s: closed(s["engine"], workload, 1.0), True)
     values, slopes = case(name, "closed")
@@ -159,7 +175,7 @@ def test_the_elasticities_that_evaluate_gives_are_the_derivative(name: str) -> N
         want = (getattr(slopes, field).reshape(values.size, -1) * number).sum(axis=1) / values
         got = ds.elasticity.sel(client="engine", resource=resource)
         for figure, i in (("ttft_s", 0), ("tpot_s", 1)):
-            assert float(got.sel(figure=figure)) == pytest.approx(want[i], rel=0.02, abs=2e-3), (
+            assert float(got.sel(figure=figure)) == pytest.approx(want[i], rel=near, abs=2e-3), (
                 field,
                 figure,
             )

@@ -125,7 +125,7 @@ def test_prefix_cache_and_tiers(seed):
         Tier("host", float(rng.choice([0, 160, 1600])), 1e-4, 5e8),
         Tier("rack", 3200, 1e-3, 1e8, shared=bool(seed % 2)),
     ]
-    policy = ["vllm", "sarathi", "prefill_first", "mixed", "sglang"][seed % 5]
+    policy = ["vllm", "sarathi", "prefill_first", "mixed", "sglang", "trtllm"][seed % 6]
     engine = random_engine(
         rng, random_table(rng, False), policy, prefix_caching=True, kv_bytes_per_token=1e4,
         tiers=("host", "rack")[: seed % 3], overlap_load=bool(seed % 5), count=1 + seed % 2,

@@ -267,6 +267,9 @@ def advance(S, c, t, horizon):
             grow = phase(S)[c, (-step) % k.block]
             if grow > k.free:
                 return
+            # an eviction may shorten the prefix that whoever waits would find, and with it what it has to hold
+            if grow > 0 and k.waiting > 0 and k.free - grow < k.lru * k.unit_blocks:
+                return
         else:
             grow = 0
         if g.log and g.steps + clients(S).size + 1 >= step_log(S).size:

@@ -67,7 +67,7 @@ class SteadyState:
     e2e: Array  #: s
     rate: Array  #: completed requests/s, whole deployment
     running: Array  #: decoding sequences of one lane
-    waiting: Array  #: requests of one lane that have no first token yet
+    waiting: Array  #: requests of one lane that do not decode: without first token yet, or preempted
     step: Array  #: s, mean iteration
     prefill_share: Array  #: share of iterations that hold prefill
     load: Array  #: rate over the rate at which the lane saturates (closed loop: busy share)
@@ -369,7 +369,7 @@ def _result(
         e2e=good(ttft + tpot * jnp.maximum(workload.osl - 1.0, 0.0)),
         rate=good(rate * lanes),
         running=good(n),
-        waiting=good(rate * ttft),
+        waiting=good(rate * (ttft + point.stall * lane.steps)),
         step=good(point.mean),
         prefill_share=good(point.share),
         load=good(load),

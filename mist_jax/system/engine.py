@@ -34,8 +34,8 @@ class Engine:
     #: 1.0 = `memory_utilization` is of weights and KV cache alone, activations take of the rest (SGLang's
     #: mem_fraction_static); 0.0 = of them too (vLLM, TensorRT-LLM)
     activations_apart: Array = 0.0
-    #: 1.0 = a request is admitted when its whole answer fits (TensorRT-LLM's GUARANTEED_NO_EVICT); 0.0 = when its prompt
-    #: does: answers grow, and the youngest is preempted where they meet the end of the memory
+    #: 1.0 = a request is admitted when its whole answer fits (TensorRT-LLM's GUARANTEED_NO_EVICT); 0.0 = when its
+    #: prompt does: answers grow, and the youngest is preempted where they meet the end of the memory
     reserves_answer: Array = 0.0
     kv_blocks: Array = (
         0.0  #: KV blocks of one attention-DP rank as the engine reports them; 0 = what the memory holds
