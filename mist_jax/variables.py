@@ -23,7 +23,10 @@ VARIABLES = {
     "output_tokens_per_s_per_chip": ("1/s", "generated tokens per second and chip"),
     "tokens_per_s_per_user": ("1/s", "speed one user sees: 1 / TPOT"),
     "running": ("1", "sequences decoding at once, whole deployment"),
-    "waiting": ("1", "requests that do not decode: without their first token, or preempted; whole deployment"),
+    "waiting": (
+        "1",
+        "requests that do not decode: without their first token, or preempted; whole deployment",
+    ),
     "step_s": ("s", "mean engine iteration"),
     "prefill_share": ("1", "share of iterations that hold prefill"),
     "load": ("1", "offered rate over the rate at saturation"),

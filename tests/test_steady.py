@@ -254,6 +254,26 @@ def test_the_root_is_found_in_few_steps(monkeypatch, family: int, share: float) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("engine", "near"), [("trtllm", 0.10), ("vllm", 0.22)])
+def test_the_end_of_a_prompt_meets_the_next_one(engine: str, near: float) -> None:
+    """Prompts a bit longer than what decodes leave of a chunk end in an iteration that the next one fills."""
+    import mist_jax as mist
+
+    overrides = ["model=llama3_1_70b", "hardware=h100_sxm", "parallelism=tp8", f"engine={engine}"]
+    overrides += ["workload=closed_1k_1k", "workload.isl=8192", "workload.osl=256", "workload.burst_share=0"]
+    overrides += [
+        "workload.isl_cv=0",
+        "workload.osl_cv=0.3",
+        "workload.concurrency=64",
+        "workload.requests=768",
+    ]
+    scenario = mist.load(overrides)
+    steady, played = mist.evaluate(scenario), mist.play(scenario).isel(request=slice(150, None))
+    assert float(steady.ttft_s) == pytest.approx(float(played.ttft_s.mean()), rel=near)
+    assert float(steady.e2e_s) == pytest.approx(float(played.e2e_s.mean()), rel=0.04)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["vllm", "sglang"])
 def test_prompts_apart_as_played(policy: str) -> None:
     """SGLang's iterations of prompts alone: what the closed form says is what the playback counts.

@@ -115,8 +115,8 @@ def _flow(lane: Lane, n: Array, others: Array, times: Array, residual: Array) ->
     chunks = jnp.maximum(lane.isl / room, 1.0)
     # what runs apart has its first token before the decode iteration that follows
     after = lane.system.engine.separate_prefill * decode
-    # a prompt of a bit more than one chunk pays for a whole further iteration
-    prefill = chunks * (mixed - after) + (jnp.ceil(chunks - 1e-9) - chunks) * decode
+    # a prompt of a bit more than one chunk pays for a whole further iteration, which the next prompts may fill
+    prefill = chunks * (mixed - after) + (jnp.ceil(chunks - 1e-9) - chunks) * (mean - share * after)
     # while prompts queue, iterations fill the budget
     full = decode - after + (mixed - decode) * room / tokens
     service = full * lane.isl / room
