@@ -198,6 +198,7 @@ def _engine(row: Any, pool: str, drafts: float) -> Engine:
         gathers_prompts=build.gathers_prompts(row.engine),
         tokenizes_again=build.tokenizes_again(row.engine),
         activations_apart=build.activations_apart(row.engine),
+        reserves_prompt=float(row.engine != "vllm"),
         reserves_answer=float(row.engine == "trtllm"),
         **values,
     )

@@ -9,6 +9,8 @@ import numpy as np
 
 from mist_jax.errors import ConfigError
 from mist_jax.pytree import replace
+from mist_jax.queueing.policies import policy
+from mist_jax.queueing.state import RESERVE_ALL, RESERVE_PROMPT
 from mist_jax.schema import EngineSpec, HardwareSpec, ModelSpec, ParallelismSpec, PoolSpec, Scenario
 from mist_jax.system.calibration import Calibration
 from mist_jax.system.deployment import System, Transfer, Workload
@@ -218,7 +220,8 @@ def build_engine(
         gathers_prompts=gathers_prompts(spec.name),
         tokenizes_again=tokenizes_again(spec.name),
         activations_apart=activations_apart(spec.name),
-        reserves_answer=float(spec.policy == "trtllm"),
+        reserves_prompt=float(policy(spec.policy).reserve >= RESERVE_PROMPT),
+        reserves_answer=float(policy(spec.policy).reserve == RESERVE_ALL),
         scheduler_recv_interval=spec.scheduler_recv_interval,
         query_tile=query_tile(spec.name, hardware.generation),
         two_batches=float(overlaps_exchange(spec, hardware, parallel)),

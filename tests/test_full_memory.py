@@ -74,6 +74,28 @@ def test_as_played(engine: str, isl: int, osl: int, clients: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("clients", [40, 64, 128])
+def test_prompts_begun_in_vain_as_played(clients: int) -> None:
+    """Prompts of four chunks and vLLM's admission by the first: decodes share iterations with chunks given up again."""
+    overrides = [
+        "model=llama3_1_70b",
+        "hardware=h100_sxm",
+        "parallelism=tp8",
+        "engine=vllm",
+        "workload=closed_1k_1k",
+    ]
+    numbers = {"isl": 32768, "osl": 256, "isl_cv": 0, "osl_cv": 0.3, "burst_share": 0}
+    numbers |= {"concurrency": clients, "requests": 12 * clients}
+    what = mist.load([*overrides, *(f"workload.{k}={v}" for k, v in numbers.items())])
+    state, played = mist.evaluate(what), mist.play(what).isel(request=slice(2 * clients, None))
+    assert float(state.e2e_s) == pytest.approx(float(played.e2e_s.mean()), rel=0.03)
+    assert float(state.ttft_s) == pytest.approx(float(played.ttft_s.mean()), rel=0.12)
+    # whoever sets the memory of a prompt aside begins none in vain
+    apart = mist.evaluate(mist.with_overrides(what, {"engine.policy": "sarathi"}))
+    assert (float(apart.e2e_s) < 0.9 * float(state.e2e_s)) == (clients > 40)
+
+
+@pytest.mark.slow
 def test_slopes_agree_with_differences_where_the_memory_is_full() -> None:
     """With the number of clients and the memory, past the limit."""
     system, workload = make_system("llama3_1_8b", "l4"), make_workload(isl=500, osl=2000)

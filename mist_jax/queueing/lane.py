@@ -44,6 +44,8 @@ class Lane:
     #: one that ends admit (ISL + OSL) / ISL prompts, of which the growth of the others pushes out all but one; and the
     #: n answers that are kept, each anywhere in its length, vary by OSL sqrt(n / 12) tokens, in prompts of ISL
     evicted: Array
+    #: share of the iterations that decode alone by flow balance, and yet hold a part of a prompt that will be given up
+    thrash: Array
 
 
 def make_lane(system: System, workload: Workload) -> Lane:
@@ -84,6 +86,7 @@ def make_lane(system: System, workload: Workload) -> Lane:
         interference=jnp.ones_like(held),
         bunched=jnp.zeros_like(held),
         evicted=evicts * evicted / system.parallel.pp,
+        thrash=jnp.zeros_like(held),
     )
 
 
@@ -141,4 +144,5 @@ def chunk_tokens(lane: Lane, m: Array, others: Array) -> tuple[Array, Array, Arr
     bunched = jnp.where(every > 1.0, 1.0, lane.bunched)
     together = jnp.maximum(demand, single * (1.0 + bunched * (-y / jnp.expm1(-y) - 1.0)))
     tokens = jnp.minimum(together, room)
-    return room, tokens, jnp.minimum(demand / tokens, 1.0)
+    share = jnp.minimum(demand / tokens, 1.0)
+    return room, tokens, share + lane.thrash * (1.0 - share)

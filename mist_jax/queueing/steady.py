@@ -13,11 +13,12 @@ sees m = 1 + n, which reproduces the negative-binomial mean of a processor-shari
 arrival theorem of closed networks m = 1 + n (C - 1) / C (M. Reiser, S. Lavenberg, J. ACM 27(2), 1980).
 The wait is that of an M/D/1 queue whose server is the prefill budget: s rho / (2 (1 - rho)).
 
-Where the memory is full, requests are preempted (`Lane.evicted`), or wait for the memory of their whole answer
-(`Engine.reserves_answer`).
+Where the memory is full, requests are preempted (`Lane.evicted`), prompts begin in vain (`_thrash`), or all wait for
+the memory of their whole answer (`Engine.reserves_answer`).
 
-Not modelled: the work that a preempted request does again, percentiles, length distributions beyond their effect on the
-mean context, load that moves between lanes. Near saturation play the trace instead (`queueing.playback`).
+Not modelled: the prompts of preempted requests, which are computed again, percentiles, length distributions beyond
+their effect on the mean context, load that moves between lanes. Near saturation play the trace instead
+(`queueing.playback`).
 """
 
 from __future__ import annotations
@@ -160,9 +161,10 @@ def closed_loop(
     n, at_limit, _, whole = solve_load(
         lambda o: _times(lane, o), lambda o: _whole(lane, o), others_of, excess, lane.limit
     )
-    point = _point(lane, n, others_of(n), residual, *whole)
-    # beyond the limit of running sequences the rest waits, before its first token or preempted: Little's law
     waiting = jnp.maximum(clients - n, 0.0)
+    full = replace(lane, thrash=jnp.where(at_limit, _thrash(lane, n, waiting), 0.0))
+    point = _point(full, n, others_of(n), residual, *whole)
+    # beyond the limit of running sequences the rest waits, before its first token or preempted: Little's law
     queued = safe_divide(waiting, point.rate)
     # from plays: few that wait are shared out between both, of many no more than `evicted` are preempted
     ttft = jnp.where(
@@ -172,6 +174,18 @@ def closed_loop(
     cold = workload.burst_share * lane.system.calibration.step.first_round_s
     point = after_a_cold_start(replace(point, ttft=ttft, stall=stall), clients, cold)
     return _result(lane, workload, point, lanes, load=jnp.ones_like(n), unstable=False, strict=strict)
+
+
+def _thrash(lane: Lane, n: Array, waiting: Array) -> Array:
+    """Share of the iterations that hold a part of a prompt that is given up again, where memory is full.
+
+    An engine that takes blocks chunk by chunk starts the prompt at the head of its queue when the first chunk fits.
+    What is free is anything up to a prompt, so that of prompts of more than one chunk a share 1 - chunk / ISL begins in
+    vain, comes to the end of the memory, and begins again, until a running request ends.
+    """
+    room, _, _ = chunk_tokens(lane, 1.0 + n, n)
+    begins = jnp.where(lane.evicted > 0, 1.0 - lane.system.engine.reserves_prompt, 0.0)
+    return begins * jnp.maximum(1.0 - room / lane.isl, 0.0) * waiting / (1.0 + waiting)
 
 
 def after_a_cold_start(point: Any, clients: Array, cold: Array) -> Any:

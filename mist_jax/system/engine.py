@@ -34,6 +34,8 @@ class Engine:
     #: 1.0 = `memory_utilization` is of weights and KV cache alone, activations take of the rest (SGLang's
     #: mem_fraction_static); 0.0 = of them too (vLLM, TensorRT-LLM)
     activations_apart: Array = 0.0
+    #: 1.0 = a request is admitted when its prompt fits (SGLang), 0.0 = when the first chunk of it does (vLLM)
+    reserves_prompt: Array = 0.0
     #: 1.0 = a request is admitted when its whole answer fits (TensorRT-LLM's GUARANTEED_NO_EVICT); 0.0 = when its
     #: prompt does: answers grow, and the youngest is preempted where they meet the end of the memory
     reserves_answer: Array = 0.0
