@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from mist_jax import build
 from mist_jax.compose import require_scenario
 from mist_jax.errors import ConfigError, TraceError
 from mist_jax.evaluate import describe, require_fit
-from mist_jax.programs import compiled
-from mist_jax.pytree import replace
+from mist_jax.play_energy import energy_figures
 from mist_jax.queueing import metrics, playback
 from mist_jax.queueing import state as st
 from mist_jax.queueing.admission import admission_lag
@@ -43,6 +41,8 @@ CLIENT_VARIABLES = {
     "iterations": "engine iterations",
 }
 PERCENTILES = (50, 90, 95, 99)
+#: Output tokens up to which the times of all tokens are kept, for the percentiles of the gaps between them.
+GAPS_UP_TO = 5_000_000
 
 
 def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Dataset:
@@ -54,9 +54,11 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
 
     Returns:
         Dataset along `request`: `arrival_s`, `ttft_s`, `tpot_s`, `e2e_s`, `prompt_tokens`, `output_tokens`,
-        `status` (0: served), `preemptions`, and `stage_s(request, stage)`; along `client` (engines; attention-DP
-        ranks and micro-batches of a pipeline count one each) `CLIENT_VARIABLES`. The attributes hold the summary:
-        percentiles, goodput, `stage_share_*`, `queue_length_mean` and `_max`, `queue_p99_s`, cost and energy.
+        `status` (0: served), `preemptions`, `stage_s(request, stage)`, and `itl_max_s`, the longest inter-token
+        latency (where the trace asks for at most `GAPS_UP_TO` tokens); along `client` (engines; attention-DP ranks and
+        micro-batches of a pipeline count one each) `CLIENT_VARIABLES`. The attributes hold the summary: percentiles,
+        those of `itl_s` over all tokens, goodput, `stage_share_*`, `queue_length_mean` and `_max`, `queue_p99_s`, cost
+        and energy.
 
     Raises:
         ConfigError: the deployment cannot be or does not fit. TraceError: the trace cannot be read.
@@ -89,7 +91,8 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
         trace = in_verified_steps(trace, tokens_per_step(system))
     failures = failures_of(scenario, playback.expand(clients))
     try:
-        played = playback.play(trace, clients, router_of(scenario), links=links, failures=failures)
+        log = float(trace.output_tokens.sum()) <= GAPS_UP_TO
+        played = playback.play(trace, clients, router_of(scenario), links=links, failures=failures, log=log)
     except ValueError as exc:
         raise ConfigError(f"engine: {exc}") from None
     if not (played.requests["status"] == st.OK).any():
@@ -99,10 +102,11 @@ def play(scenario: Scenario, trace: Trace | str | Path | None = None) -> xr.Data
             f"workload: none of the {trace.size} requests can be served ({reasons}); the context of "
             f"{scenario.model.name} is {float(system.model.max_context):g} tokens"
         )
+    gaps = token_gaps(played) if log else None
     if trace is not asked:
         for field, given in (("prompt", asked.prompt_tokens), ("output", asked.output_tokens)):
             played.requests[field] = token_counts(given)[0]
-    return to_dataset(scenario, played, system, front, text, first)
+    return to_dataset(scenario, played, system, front, text, first, gaps)
 
 
 def router_of(scenario: Scenario) -> playback.Router:
@@ -237,9 +241,16 @@ def _engines(
 
 
 def to_dataset(
-    scenario: Scenario, played: playback.Played, system: System, front: System, text: str, first: Array
+    scenario: Scenario,
+    played: playback.Played,
+    system: System,
+    front: System,
+    text: str,
+    first: Array,
+    gaps: tuple[Array, Array] | None = None,
 ) -> xr.Dataset:
-    """Per-request results with units, and the summary as attributes; `first`: those of a benchmark's first round."""
+    """Per-request results with units, and the summary as attributes; `first`: those of a benchmark's first round;
+    `gaps`: those of `token_gaps`."""
     rq = played.requests
     own = outside_s(front, rq["prompt"], first=first)
     outside = outside_s(front, rq["prompt"], np.isfinite(rq["transferred"]), first)
@@ -280,7 +291,24 @@ def to_dataset(
         ds = ds.assign(cache_variables(scenario, came))
     ds.attrs.update(describe(scenario), trace=text)
     ds.attrs.update(summarize(scenario, ds, played, system))
+    if gaps is not None and gaps[1].size:
+        ds["itl_max_s"] = column(gaps[0], "s", "longest time between two tokens")
+        marks = np.percentile(gaps[1], PERCENTILES)
+        ds.attrs["itl_mean_s"] = float(gaps[1].mean())
+        ds.attrs.update({f"itl_p{p}_s": float(v) for p, v in zip(PERCENTILES, marks, strict=True)})
     return ds
+
+
+def token_gaps(played: playback.Played) -> tuple[Array, Array]:
+    """(longest inter-token latency of each request, NaN without a second token; those of all tokens), s, as the user
+    has them; of drafted tokens that come together, from one iteration to the next."""
+    who, when = metrics.token_times(played)
+    when = np.maximum(when, first_seen(played.requests)[who])
+    same = who[1:] == who[:-1]
+    who, gaps = who[1:][same], (when[1:] - when[:-1])[same]
+    longest = np.full(played.requests.size, -np.inf)
+    np.maximum.at(longest, who, gaps)
+    return np.where(np.isfinite(longest), longest, np.nan), gaps
 
 
 def first_seen(rq: Array) -> Array:
@@ -393,7 +421,7 @@ def summarize(scenario: Scenario, ds: xr.Dataset, played: playback.Played, syste
     stage = np.nansum(ds.stage_s.values, axis=0)
     out |= {f"stage_share_{s}": float(x) for s, x in zip(ds.stage.values, stage / stage.sum(), strict=True)}
     out |= queue_summary(played, ds.stage_s.sel(stage="queue").values)
-    out |= _energy(scenario, played, system, span, tokens)
+    out |= energy_figures(scenario, played, system, span, tokens)
     return out
 
 
@@ -406,45 +434,3 @@ def _fleet(scenario: Scenario) -> tuple[float, float]:
     return sum(counts), sum(
         n * h.price.usd_per_hour / 3600.0 for n, (h, _) in zip(counts, pools, strict=True)
     )
-
-
-@lru_cache(maxsize=1)
-def _step_program() -> Any:
-    from mist_jax.physics.step import step_time
-
-    return compiled(step_time)
-
-
-def _energy(
-    scenario: Scenario, played: playback.Played, system: System, span: float, tokens: float
-) -> dict[str, float]:
-    """Energy of the run: idle power all the time, and what the work of all requests takes on top.
-
-    The work is that of the mean iteration of each kind, summed: prefill of each prompt alone, decode at the mean
-    batch. An estimate; the steady state's `power_share_w` uses the same coefficients per iteration.
-    """
-    import jax
-
-    from mist_jax.physics.step_energy import iteration_energy
-    from mist_jax.system.batch import decode_batch, prefill_batch
-
-    served = played.requests["status"] == st.OK
-    if not served.any():
-        return {}
-    rq = played.requests[served]
-    busy_time = np.nansum(rq["finish"] - rq["first"])
-    steps = max(float(rq["output"].sum() - rq.size), 1.0) / tokens_per_step(system)
-    engines = scenario.parallelism.replicas * scenario.parallelism.dp
-    batch = max(busy_time / max(span, 1e-9) / engines, 1.0)
-    context = float(np.average(rq["prompt"] + 0.5 * rq["output"], weights=np.maximum(rq["output"], 1)))
-    with jax.enable_x64(True):
-        program = _step_program()
-        pre = program(system, prefill_batch(float(rq["prompt"].mean())))
-        decoding = replace(decode_batch(batch, context), decode_width=1.0 + system.engine.draft_tokens)
-        per = [np.asarray(iteration_energy(system, s)) for s in (pre, program(system, decoding))]
-    dynamic = per[0][1:].sum() * rq.size + per[1][1:].sum() * steps / batch
-    chips = build.chips(scenario.parallelism)
-    joules = (
-        float(system.hardware.idle_power) * span * chips * scenario.parallelism.replicas + dynamic * chips
-    )
-    return {"energy_j": float(joules), "energy_per_output_token_j": float(joules / max(tokens, 1.0))}

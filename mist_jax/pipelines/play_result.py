@@ -198,7 +198,7 @@ def _summary(
 
 def _joules(scenario: Scenario, model: Model, laid: Plan, played: playback.Played, span: float) -> float:
     """Idle power of all machines over the run, and the work of all stages on top, as `play` counts it for engines."""
-    from mist_jax.play import _energy
+    from mist_jax.play_energy import energy_figures
 
     total = 0.0
     which = laid.trace.model
@@ -208,7 +208,7 @@ def _joules(scenario: Scenario, model: Model, laid: Plan, played: playback.Playe
         assert llm is not None
         part = dataclasses.replace(played, requests=played.requests[which == number])
         tokens = float(part.requests["output"].sum())
-        total += _energy(llm, part, pool.system, span, tokens).get("energy_j", 0.0)
+        total += energy_figures(llm, part, pool.system, span, tokens).get("energy_j", 0.0)
     asked = model.walk(np.ones(len(model.nodes)))
     per_unit = np.array([DEFAULT_JOULES[r] for r in RESOURCES])
     runs = np.bincount(laid.node, minlength=len(model.nodes))

@@ -12,6 +12,7 @@ import numpy as np
 SHOWN: dict[str, tuple[str, str, float]] = {
     "ttft_s": ("TTFT", "ms", 1e3),
     "tpot_s": ("TPOT", "ms", 1e3),
+    "itl_s": ("ITL", "ms", 1e3),
     "e2e_s": ("End-to-end latency", "s", 1.0),
     "request_rate": ("Completed requests", "req/s", 1.0),
     "output_tokens_per_s": ("Generated tokens", "tok/s", 1.0),

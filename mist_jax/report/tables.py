@@ -174,6 +174,9 @@ def percentile_rows(ds: xr.Dataset) -> list[tuple[str, list[float]]]:
         values = ds[name].values[np.isfinite(ds[name].values)]
         if values.size:
             rows.append((name, [float(values.mean()), *map(float, np.percentile(values, PERCENTILES))]))
+    if "itl_mean_s" in ds.attrs:  # over tokens, not requests
+        marks = ("mean", *(f"p{p}" for p in PERCENTILES))
+        rows.insert(2, ("itl_s", [ds.attrs[f"itl_{m}_s"] for m in marks]))
     return rows
 
 
