@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import closed, make_system, make_workload, quick
+from programs import closed, make_system, make_workload, opened, quick
 
 import mist_jax as mist
 from mist_jax.physics.memory import memory_use
+from mist_jax.pipelines.queue import erlang_c
 from mist_jax.pytree import replace
 from mist_jax.queueing.lane import make_lane
+from mist_jax.queueing.places import waits_probability
 from mist_jax.queueing.steady import closed_loop
 
 BLOCK = {"vllm": 16, "sglang": 1, "trtllm": 32}
@@ -71,6 +73,56 @@ def test_as_played(engine: str, isl: int, osl: int, clients: int) -> None:
         plain = mist.evaluate(mist.with_overrides(what, {"engine.policy": "trtllm"}))
         assert float(state.tpot_s) > float(plain.tpot_s)
         assert float(state.ttft_s) < float(plain.ttft_s)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", [1024, 2048])
+def test_open_loops_as_played(chunk: int) -> None:
+    """Prompts of 1,155 tokens (cv 0.96), memory for 68,000: to 0.7 of the capacity TTFT within 8 %, E2E 4 %."""
+    overrides = ["model=llama3_1_70b", "hardware=h100_sxm", "parallelism=tp8", "engine=vllm", "workload=chat"]
+    numbers = {"workload.isl": 1155, "workload.isl_cv": 0.96, "workload.osl": 211, "workload.osl_cv": 0.77}
+    numbers |= {
+        "workload.requests": 6000,
+        "engine.max_num_batched_tokens": chunk,
+        "engine.num_gpu_blocks": 4250,
+    }
+    numbers |= {"engine.max_num_seqs": 256}
+
+    def at(rate: float) -> mist.Scenario:
+        every = {**numbers, "workload.rate": rate}
+        return mist.load([*overrides, *(f"{k}={v}" for k, v in every.items())])
+
+    capacity = 0.1 / float(mist.evaluate(at(0.1))["load"])
+    state, played = mist.evaluate(at(0.7 * capacity)), mist.play(at(0.7 * capacity))
+    settled = played.isel(request=slice(1500, None))
+    assert float(state.ttft_s) == pytest.approx(float(settled.ttft_s.mean()), rel=0.08)
+    assert float(state.e2e_s) == pytest.approx(float(settled.e2e_s.mean()), rel=0.04)
+    assert int(state.kv_bound) == 0
+    assert int(mist.evaluate(at(0.9 * capacity)).kv_bound) == 1
+    # beyond the capacity of such memory the queue has no end
+    late = mist.play(at(1.3 * capacity)).ttft_s.values
+    assert late[-500:].mean() > 3 * late[1000:1500].mean() > 20 * float(settled.ttft_s.mean())
+
+
+@pytest.mark.parametrize("places", [1, 2, 8, 64, 1000])
+@pytest.mark.parametrize("taken", [0.2, 0.5, 0.8, 0.95, 0.99])
+def test_all_places_taken_is_erlangs_probability(places: int, taken: float) -> None:
+    want = erlang_c(places, places * taken)
+    got = float(waits_probability(np.asarray(float(places)), np.asarray(taken)))
+    assert got == pytest.approx(want, rel=0.03, abs=1e-12)
+
+
+def test_places_are_waited_for() -> None:
+    """None waits where places abound; all do, a fifth of a decode and more, where nearly all are taken."""
+    work = make_workload(isl=200, osl=400)
+    system = make_system("llama3_1_8b", "h100_sxm", max_num_seqs=16)
+    free = replace(system, engine=replace(system.engine, max_num_seqs=np.asarray(4096.0)))
+    capacity = 1.0 / float(opened(system, replace(work, rate=np.asarray(1.0)), 1.0).load)
+    for load, most in ((0.3, 1.001), (0.97, np.inf)):
+        rate = replace(work, rate=np.asarray(load * capacity))
+        few, many = (float(opened(s, rate, 1.0).ttft) for s in (system, free))
+        assert many <= few <= many * most
+    assert few - many > 0.2 * float(opened(system, rate, 1.0).tpot) * 400
 
 
 @pytest.mark.slow

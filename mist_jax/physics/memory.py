@@ -161,7 +161,11 @@ def memory_use(system: System) -> MemoryUse:
     usable = jnp.maximum(jnp.where(after_seqs > 0.1 * budget, after_seqs, 0.1 * budget), 0.0)
     tokens = jnp.where(per_token > 0, safe_divide(usable, per_token, 0.0), jnp.where(budget > 0, 1e12, 0.0))
     # a number that the engine reported (vLLM's num_gpu_blocks) goes before ours
-    tokens = jnp.where(eng.kv_blocks > 0, eng.kv_blocks * eng.block_size, tokens)
+    reported = eng.kv_blocks * eng.block_size
+    tokens = jnp.where(reported > 0, reported, tokens)
+    budget = jnp.where(
+        (reported > 0) & (per_token > 0), reported * per_token + per_seq * eng.max_num_seqs, budget
+    )
     return MemoryUse(
         weights=weights,
         activations=activations,

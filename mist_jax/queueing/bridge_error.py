@@ -15,10 +15,10 @@ QUANTITIES = ("ttft", "tpot", "e2e")
 #: Beyond these an open loop whose memory holds fewer mean requests than `max_num_seqs` may preempt and recompute until
 #: its queue grows without end, which the closed form does not see: all cases of docs/bridge.md that were more than
 #: 50 % off lie beyond them. Shares of the capacity and of the KV budget.
-KV_LOAD, KV_OCCUPANCY = 0.45, 0.25
+KV_LOAD, KV_OCCUPANCY = 0.75, 0.2
 KV_WARNING = (
-    "the KV cache binds and the load exceeds half of the capacity: the engine may preempt and recompute, which the "
-    "steady state does not model; its latencies may be far too low. Use mode=play"
+    "the KV cache binds and the load exceeds three quarters of the capacity: the engine may preempt and recompute, "
+    "which the steady state does not model; its latencies may be far too low. Use mode=play"
 )
 
 

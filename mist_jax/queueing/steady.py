@@ -38,6 +38,7 @@ from mist_jax.pytree import pytree, replace
 from mist_jax.queueing.admission import admission_lag, between_looks, iterations_late
 from mist_jax.queueing.gated import gated_ttft, others_seen
 from mist_jax.queueing.lane import Lane, chunk_tokens, lanes_of, make_lane, mixed_batch
+from mist_jax.queueing.places import place_wait
 from mist_jax.queueing.root import is_short, solve_load
 from mist_jax.system.batch import Batch
 from mist_jax.system.deployment import System, Workload
@@ -162,7 +163,7 @@ def closed_loop(
         lambda o: _times(lane, o), lambda o: _whole(lane, o), others_of, excess, lane.limit
     )
     waiting = jnp.maximum(clients - n, 0.0)
-    full = replace(lane, thrash=jnp.where(at_limit, _thrash(lane, n, waiting), 0.0))
+    full = replace(lane, thrash=jnp.where(at_limit, _thrash(lane, workload, n, waiting), 0.0))
     point = _point(full, n, others_of(n), residual, *whole)
     # beyond the limit of running sequences the rest waits, before its first token or preempted: Little's law
     queued = safe_divide(waiting, point.rate)
@@ -176,16 +177,20 @@ def closed_loop(
     return _result(lane, workload, point, lanes, load=jnp.ones_like(n), unstable=False, strict=strict)
 
 
-def _thrash(lane: Lane, n: Array, waiting: Array) -> Array:
+def _thrash(lane: Lane, workload: Workload, n: Array, waiting: Array) -> Array:
     """Share of the iterations that hold a part of a prompt that is given up again, where memory is full.
 
     An engine that takes blocks chunk by chunk starts the prompt at the head of its queue when the first chunk fits.
-    What is free is anything up to a prompt, so that of prompts of more than one chunk a share 1 - chunk / ISL begins in
-    vain, comes to the end of the memory, and begins again, until a running request ends.
+    What is free is anything up to a prompt, so that a prompt of L tokens, more than a chunk of c, begins in vain with
+    1 - c / L, comes to the end of the memory, and begins again, until a running request ends. A long one stays at the
+    head for longer: the mean is weighted by L, which for exponential lengths gives exp(-c / ISL); between equal and
+    exponential lengths the squared coefficient of variation interpolates.
     """
     room, _, _ = chunk_tokens(lane, 1.0 + n, n)
     begins = jnp.where(lane.evicted > 0, 1.0 - lane.system.engine.reserves_prompt, 0.0)
-    return begins * jnp.maximum(1.0 - room / lane.isl, 0.0) * waiting / (1.0 + waiting)
+    ratio, spread = room / lane.isl, jnp.minimum(workload.isl_cv**2, 1.0)
+    in_vain = (1.0 - spread) * jnp.maximum(1.0 - ratio, 0.0) + spread * jnp.exp(-ratio)
+    return begins * in_vain * waiting / (1.0 + waiting)
 
 
 def after_a_cold_start(point: Any, clients: Array, cold: Array) -> Any:
@@ -258,12 +263,17 @@ def open_loop(system: System, workload: Workload, replicas: Array = 1.0) -> Stea
     n, _, at_top, whole = solve_load(
         lambda o: _times(lane, o), lambda o: _whole(lane, o), others_of, excess, top
     )
-    _, capacity, _ = _flow(lane, top, others_of(top), at_top, residual)
+    # where memory fills first it stays full, with prompts begun in vain
+    full = replace(
+        lane, thrash=jnp.where(lane.limit <= saturated, _thrash(lane, workload, top, jnp.asarray(1e9)), 0.0)
+    )
+    _, capacity, _ = _flow(full, top, others_of(top), at_top, residual)
     load = offered / jnp.maximum(capacity, 1e-30)
     point = _point(lane, n, others_of(n), residual, *whole)
-    point = replace(
-        point, ttft=_open_ttft(lane, workload, point, scatter), seen=_seen(lane, workload, point, scatter)
-    )
+    # the places of all lanes together: the router sends to where one is free
+    wait = place_wait(lane.limit * lanes, point.n / lane.limit, lane.steps * point.mean, workload.osl_cv)
+    ttft = _open_ttft(lane, workload, point, scatter) + jnp.where(load > 1.0, 0.0, wait)
+    point = replace(point, ttft=ttft, seen=_seen(lane, workload, point, scatter))
     return _result(lane, workload, point, lanes, load=load, unstable=load > 1.0)
 
 
