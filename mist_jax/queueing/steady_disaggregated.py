@@ -28,6 +28,7 @@ from mist_jax.pytree import pytree, replace
 from mist_jax.queueing.batch_server import batch_wait
 from mist_jax.queueing.gated import norm, others_seen
 from mist_jax.queueing.lane import Lane, lanes_of, make_lane, mixed_batch
+from mist_jax.queueing.places import place_wait
 from mist_jax.queueing.root import solve_load
 from mist_jax.queueing.steady import (
     DRAIN,
@@ -317,6 +318,9 @@ def _disaggregated(
         assert offered is not None  # one of the two loads is given
         load = offered / jnp.maximum(capacity, 1e-30)
         unstable = load > 1.0
+        # a prompt whose KV is there waits for a place to decode
+        places = place_wait(lane.limit * lanes, n / lane.limit, lane.steps * step.seconds, workload.osl_cv)
+        ttft = ttft + jnp.where(unstable, 0.0, places)
     else:
         ttft = jnp.where(at_limit, jnp.maximum(ttft, safe_divide(clients - n * lanes, rate)), ttft)
         load, unstable = jnp.ones_like(n), jnp.zeros_like(n, dtype=bool)
