@@ -134,6 +134,8 @@ def test_a_killed_driver_loses_nothing(
     # the scheduler forgets the tasks of a lost client; those under way are finished
     while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
         time.sleep(0.05)
+    while any(client.run(lambda dask_worker: len(dask_worker.state.executing)).values()):
+        time.sleep(0.05)
     written = {p: p.stat().st_mtime_ns for p in status.rglob("*") if p.is_file()}
     assert written
     evaluated: list[Any] = []
