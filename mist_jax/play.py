@@ -302,10 +302,7 @@ def to_dataset(
 def token_gaps(played: playback.Played) -> tuple[Array, Array]:
     """(longest inter-token latency of each request, NaN without a second token; those of all tokens), s, as the user
     has them; of drafted tokens that come together, from one iteration to the next."""
-    who, when = metrics.token_times(played)
-    when = np.maximum(when, first_seen(played.requests)[who])
-    same = who[1:] == who[:-1]
-    who, gaps = who[1:][same], (when[1:] - when[:-1])[same]
+    who, gaps = metrics.inter_token_latencies(played, first_seen(played.requests))
     longest = np.full(played.requests.size, -np.inf)
     np.maximum.at(longest, who, gaps)
     return np.where(np.isfinite(longest), longest, np.nan), gaps

@@ -107,12 +107,17 @@ def splitwise_met(p: Played, alone: dict[str, Array]) -> bool:
     return all(x <= limit for row in splitwise_slo(p, alone).values() for x, limit in row.values())
 
 
-def inter_token_latencies(p: Played) -> tuple[Array, Array]:
+def inter_token_latencies(p: Played, seen: Array | None = None) -> tuple[Array, Array]:
     """All gaps between consecutive tokens of a request: (request of each gap, gap in s), exactly, from the logs.
+
+    Args:
+        seen: [requests] when the user has the first token, where that is later than the engine (s).
 
     Errors: ValueError if the playback kept no log. A gap may contain a preemption.
     """
     who, when = token_times(p)
+    if seen is not None:
+        when = np.maximum(when, seen[who])
     same = who[1:] == who[:-1]
     return who[1:][same], (when[1:] - when[:-1])[same]
 
