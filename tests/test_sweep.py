@@ -181,7 +181,6 @@ def test_unfit_deployments_are_sorted_out_by_the_first_look(
         "workload.rate": [0.1, 1],
     }
     full = mist.sweep(scenario, axes)
-    monkeypatch.setattr(block, "SMALL", 0)
     monkeypatch.setattr(block, "choose_shape", lambda *_: (4096, 1))
     real = block.PROGRAMS.get
     monkeypatch.setattr(block.PROGRAMS, "get", lambda *a, **k: real(*a, **{**k, "effort": Effort.LEAST}))
@@ -311,7 +310,7 @@ def test_block_shapes_agree(scenario: mist.Scenario, monkeypatch: pytest.MonkeyP
         "workload.isl": [100, 3000],
     }
     results = []
-    for shape in {**block.SHAPES, **block.SMALL_SHAPES}:
+    for shape in block.SHAPES:
         monkeypatch.setattr(block, "choose_shape", lambda *_, shape=shape: shape)
         results.append(mist.sweep(scenario, axes))
     for other in results[1:]:

@@ -26,16 +26,13 @@ from mist_jax.variables import POOL_VARIABLES, VARIABLES, figures, pool_figures
 
 Array = Any
 
-#: Outer x inner sizes of a block, and cost per point relative to the cheapest (measured: 15.7, 12.4, 9.3, 9.3 us;
-#: one outer deployment by 4,096 takes half as long again).
-SHAPES = {(4096, 1): 1.7, (256, 16): 1.3, (8, 512): 1.0, (2, 2048): 1.0}
-FLAT = (4096, 1)
-#: Points up to which programs are compiled quickly, and their shapes with the relative costs (45 and 15 us).
-SMALL = 100_000
-SMALL_SHAPES = {FLAT: 3.0, (8, 128): 1.0, (2, 512): 1.0}
-
+#: Outer x inner sizes of a block, and cost per point relative to the cheapest (measured in one run: 6.8, 4.3, 4.1, 3.5
+#: and 3.7 us; what depends on the outer deployment alone costs little where many share it). No powers of two: 8 x 128
+#: takes a sixth longer than 8 x 125, its arrays share the same lines of the cache.
+FLAT = (4000, 1)
+SHAPES = {FLAT: 1.95, (125, 16): 1.25, (8, 125): 1.15, (8, 500): 1.0, (2, 1000): 1.05}
 #: How programs are written that are compiled with so much effort.
-FORMS = {Effort.LEAST: Form.SHORT, Effort.LITTLE: Form.COMPACT, Effort.FULL: Form.VALUES}
+FORMS = {Effort.LEAST: Form.SHORT, Effort.LITTLE: Form.COMPACT}
 
 #: What a sweep adds to `evaluate`'s variables.
 EXTRA = {"meets_slo": ("1", "1: the mean latencies are within the limits of the SLO")}
@@ -199,7 +196,7 @@ class Programs:
         dtype: Any,
         *,
         look: bool = False,
-        effort: Effort = Effort.FULL,
+        effort: Effort = Effort.LITTLE,
     ) -> Any:
         """The program (columns [rows, outer], inner [numbers, inner]) → {name: [outer, inner, ...]}.
 
@@ -242,19 +239,18 @@ def block_function(function: Any, layout: Layout, shape: tuple[int, int]) -> Any
 
 
 def choose_effort(points: int) -> Effort:
-    """How to compile for a sweep of `points`: a block's worth, some blocks, or many."""
-    return Effort.LEAST if points <= FLAT[0] else Effort.LITTLE if points <= SMALL else Effort.FULL
+    """How to compile for a sweep of `points`: a block's worth, or more."""
+    return Effort.LEAST if points <= FLAT[0] else Effort.LITTLE
 
 
 def choose_shape(outer: int, inner: int, effort: Effort) -> tuple[int, int]:
     """The block shape that evaluates boxes of `outer` x `inner` points at the least cost."""
     if effort is Effort.LEAST:
         return FLAT
-    costs = SHAPES if effort is Effort.FULL else SMALL_SHAPES
 
     def cost(shape: tuple[int, int]) -> float:
         if shape == FLAT:  # every point is a row of its own
-            return -(-outer * inner // shape[0]) * shape[0] * costs[shape]
-        return -(-outer // shape[0]) * -(-inner // shape[1]) * shape[0] * shape[1] * costs[shape]
+            return -(-outer * inner // shape[0]) * shape[0] * SHAPES[shape]
+        return -(-outer // shape[0]) * -(-inner // shape[1]) * shape[0] * shape[1] * SHAPES[shape]
 
-    return min(costs, key=cost)
+    return min(SHAPES, key=cost)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mist_jax.explore import block
 from mist_jax.explore.axes import Axis
 from mist_jax.explore.deployments import Structure
 from mist_jax.explore.plan import Plan
@@ -14,6 +13,9 @@ from mist_jax.schema import Scenario
 
 if TYPE_CHECKING:
     import xarray as xr
+
+#: Points up to which lists of scenarios are compiled with the least effort.
+FEW = 20_000
 
 
 class JobsPlan(Plan):
@@ -39,7 +41,7 @@ class JobsPlan(Plan):
     @staticmethod
     def effort_for(points: int) -> Effort:
         """What is spent on compiling for so many points: small ones run once, cold more often than not."""
-        return Effort.LEAST if points <= block.SMALL else Effort.FULL
+        return Effort.LEAST if points <= FEW else Effort.LITTLE
 
     @property
     def structure(self) -> Structure:  # type: ignore[override]

@@ -299,7 +299,7 @@ class _BoxEvaluation:
                 inner[paths.index(axis.name)] = axis.coordinate[index]
         rows, columns = plan.shape_of_block
         with jax.enable_x64(plan.dtype == np.float64):
-            if plan.effort is Effort.FULL:
+            if plan.effort is not Effort.LEAST:
                 at = self._worth_it(kind, at, combination, grid, inner, out)
             program = None
             for o in range(0, at.size, rows):
