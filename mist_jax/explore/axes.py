@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mist_jax import schema
-from mist_jax.compose import SHORT_NAMES, set_path
+from mist_jax.compose import SHORT_NAMES, copied, set_path
 from mist_jax.errors import ConfigError, nearest
 from mist_jax.explore.groups import CLIENTS, GROUPS, INSIDE, folder_of, option_mapping, section_of
 from mist_jax.schema import Scenario
@@ -128,7 +127,7 @@ def _path_axis(
     if top == "pipeline":
         _check_pipeline_path(scenario, name, items[0], pipelines, config_dir)
     else:
-        set_path(copy.deepcopy(scenario.config), name, items[0])
+        set_path(copied(scenario.config), name, items[0])
     field, hint = _field(name)
     if field is None:  # inside a free-form section such as model.architecture
         plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in items)
@@ -177,7 +176,7 @@ def _check_pipeline_path(
     ]
     error: ConfigError | None = None
     for section in sections:
-        mapping = {"pipeline": copy.deepcopy(section)}
+        mapping = {"pipeline": copied(section)}
         try:
             set_pipeline_path(mapping, name, value)
             spec = schema._value(mapping["pipeline"], schema.PipelineSpec, {}, "pipeline")

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mist_jax import build, schema
-from mist_jax.compose import set_path
+from mist_jax.compose import copied, set_path
 from mist_jax.errors import ConfigError, Status
 from mist_jax.explore.axes import Axis, set_pipeline_path
 from mist_jax.explore.groups import GROUPS, brought_by, option_mapping, section_of
@@ -201,14 +201,15 @@ class Layout:
         self.place = dict(zip(self.names, self.starts[:-1].tolist(), strict=True))
         self.scalars = [k for k, s in enumerate(shapes) if s == ()]
         self.vectors = [k for k, s in enumerate(shapes) if s != ()]
+        #: rows of the vectors' numbers
+        self.within = np.concatenate([np.arange(self.starts[k], self.starts[k + 1]) for k in self.vectors])
 
     def column(self, deployment: Deployment) -> np.ndarray:
         """The numbers of a deployment, [rows]."""
         leaves = jax.tree.leaves(deployment)
         out = np.empty(self.starts[-1])
         out[self.starts[self.scalars]] = [leaves[k] for k in self.scalars]
-        for k in self.vectors:
-            out[self.starts[k] : self.starts[k + 1]] = np.ravel(leaves[k])
+        out[self.within] = np.concatenate([leaves[k].ravel() for k in self.vectors])
         return out
 
     @property
@@ -377,7 +378,7 @@ class Sections:
         )
 
     def _section(self, top: str, index: tuple[int, ...]) -> Any:
-        mapping: dict[str, Any] = {top: copy.deepcopy(self.base.config.get(top))}
+        mapping: dict[str, Any] = {top: copied(self.base.config.get(top))}
         groups = [] if self.pipeline is None else list(self.brought[index[self.pipeline]])
         groups += [
             (self.axes[i].name, self.axes[i].values[index[i]]) for i in self.order if self.axes[i].group

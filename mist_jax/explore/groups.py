@@ -7,12 +7,11 @@ command line takes without quoting.
 
 from __future__ import annotations
 
-import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mist_jax.compose import compose_mapping, name_groups
+from mist_jax.compose import compose_mapping, copied, name_groups
 from mist_jax.errors import ConfigError, nearest
 from mist_jax.paths import conf_dir
 
@@ -118,8 +117,8 @@ def option_mapping(group: str, option: str, config_dir: str | Path | None = None
         _option_file(group, option, folder)  # whose message names the key as it was given
         group = folder_of(group)  # what fills a client's section is what fills the scenario's
         if group == "client":
-            return copy.deepcopy(_client(section.removeprefix(CLIENTS), option, folder))
-    return copy.deepcopy(_option(group, option, folder))
+            return copied(_client(section.removeprefix(CLIENTS), option, folder))
+    return copied(_option(group, option, folder))
 
 
 @lru_cache(maxsize=256)

@@ -113,7 +113,9 @@ class _Search:
         def interpolated(n: Array) -> Array:
             # a sum of ramps: a gather would not vectorize
             ramps = jnp.clip((self.others_of(n) - self.nodes[:-1]) / self.gaps, 0.0, 1.0)
-            return self.excess(n, node_times[0] + ramps @ (node_times[1:] - node_times[:-1]))
+            # summed one by one: a product of matrices so small costs more than all the rest
+            rises = [ramps[k] * (node_times[k + 1] - node_times[k]) for k in range(NODES - 1)]
+            return self.excess(n, node_times[0] + sum(rises))
 
         def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             a, b = bracket
