@@ -41,7 +41,7 @@ class JobsPlan(Plan):
     @staticmethod
     def effort_for(points: int) -> Effort:
         """What is spent on compiling for so many points: small ones run once, cold more often than not."""
-        return Effort.LEAST if points <= FEW else Effort.LITTLE
+        return Effort.LEAST if points <= FEW else Effort.FULL
 
     @property
     def structure(self) -> Structure:  # type: ignore[override]
