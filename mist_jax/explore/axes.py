@@ -127,7 +127,7 @@ def _path_axis(
     if top == "pipeline":
         _check_pipeline_path(scenario, name, items[0], pipelines, config_dir)
     else:
-        set_path(copied(scenario.config), name, items[0])
+        set_path({top: copied(scenario.config.get(top))}, name, items[0])
     field, hint = _field(name)
     if field is None:  # inside a free-form section such as model.architecture
         plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in items)
