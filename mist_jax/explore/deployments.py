@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -186,13 +187,21 @@ def is_direct(axis: Axis, scenario: Scenario) -> bool:
     return True
 
 
+@lru_cache(maxsize=64)
+def _names(tree: Any) -> tuple[str, ...]:
+    """Dotted names of the leaves of a structure."""
+    numbered = jax.tree.unflatten(tree, range(tree.num_leaves))
+    with_paths, _ = jax.tree_util.tree_flatten_with_path(numbered)
+    return tuple(".".join(str(getattr(p, "name", p)) for p in path) for path, _ in with_paths)
+
+
 class Layout:
     """Names and places of the leaves in a column, for one kind of tree."""
 
     def __init__(self, example: Deployment) -> None:
-        with_paths, self.tree = jax.tree_util.tree_flatten_with_path(example)
-        self.names = [".".join(str(getattr(p, "name", p)) for p in path) for path, _ in with_paths]
-        self._lay([np.shape(leaf) for _, leaf in with_paths])
+        leaves, self.tree = jax.tree.flatten(example)
+        self.names = _names(self.tree)
+        self._lay([np.shape(leaf) for leaf in leaves])
 
     def _lay(self, shapes: list[tuple[int, ...]]) -> None:
         self.shapes = shapes

@@ -352,6 +352,8 @@ class _BoxEvaluation:
                 for name in plan.variables:
                     if name in result:
                         out[name][at[o : o + p], c : c + q] = np.asarray(result[name])[:p, :q]
+                if fits[o : o + p].all():
+                    break
         return at[fits]
 
 
