@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mist_jax import kept_programs
+from mist_jax import kept_programs, programs
 from mist_jax.kept_programs import Kept
 from mist_jax.pytree import pytree, static
 
@@ -143,3 +143,11 @@ def test_a_program_that_does_not_run_is_compiled_again(folder, monkeypatch):
     monkeypatch.setattr("jax.experimental.serialize_executable.deserialize_and_load", broken)
     again = Kept(seconds, "seconds")(Chip(rate=2.0), np.ones(2))
     np.testing.assert_array_equal(again["s"], first["s"])
+
+
+def test_sums_stay_in_the_program() -> None:
+    """Not handed to a library, which costs a pass through memory each (`programs.compiled`)."""
+    summed = programs.compiled(lambda x: jnp.sum(jnp.sin(x), axis=-1))
+    text = summed.lower(np.zeros((8, 512, 16), np.float32)).compile().as_text()
+    assert "reduce(" in text
+    assert "ynn" not in text
