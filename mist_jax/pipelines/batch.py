@@ -95,7 +95,10 @@ class Batch:
     ) -> None:
         """`members`: that of every point; the same object where it is the same. `load`: of `LOAD`, [points] each,
         instead of the members' own. `dtype`: that the programs of LLM pools run in."""
-        self.members = list(members)
+        self.distinct = list(dict.fromkeys(members))
+        numbers = {id(m): k for k, m in enumerate(self.distinct)}
+        #: which of `distinct` each point is
+        self.which = np.array([numbers[id(m)] for m in members])
         first = members[0].pipeline
         self.pipeline, self.nodes, self.shape = first, first.nodes, shape_of(first)
         self.closed = members[0].scenario.workload.arrivals == "closed"
@@ -114,10 +117,8 @@ class Batch:
         self.probability = self.of_nodes(lambda n: n.spec.probability)
         self.limit = self.of_nodes(lambda n: n.spec.max_batch)
         self.window = self.of_nodes(lambda n: n.spec.window)
-        machines = {id(m): [c.machine() for c in m.pipeline.clients.values()] for m in dict.fromkeys(members)}
-        self.machine_rate = np.array([[x.rate for x in machines[id(m)]] for m in members])
-        kappa = [[x.interference + 0.0 * x.rate for x in machines[id(m)]] for m in members]
-        self.interference = np.array(kappa)
+        self.machine_rate = self.each(lambda m: [x.rate for x in m.machines])
+        self.interference = self.each(lambda m: [x.interference + 0.0 * x.rate for x in m.machines])
         shards = self.of_nodes(lambda n: shards_of(n.params))
         count = self.each(
             lambda m: [m.pipeline.clients[n.client].machines if n.client else 1.0 for n in m.pipeline.nodes]
@@ -126,8 +127,7 @@ class Batch:
         #: share of a node's runs that reaches one machine of its client
         self.per_machine = shards / count
         self.groups = np.maximum(count // shards, 1.0)
-        params = {id(m): mean_params(m.pipeline) for m in dict.fromkeys(members)}
-        self.params = stacked([params[id(m)] for m in members])
+        self.params = rows(stacked([mean_params(m.pipeline) for m in self.distinct]), self.which)
         #: pool → factors on the times of its calls, at one end of an interval
         self.slower: dict[str, Slower] = {}
         self.start = self._start()
@@ -135,11 +135,7 @@ class Batch:
 
     def each(self, value: Any) -> Array:
         """A number, or numbers, of the member at every point."""
-        known: dict[int, Any] = {}
-        for m in self.members:
-            if id(m) not in known:
-                known[id(m)] = value(m)
-        return np.array([known[id(m)] for m in self.members], dtype=np.float64)
+        return np.array([value(m) for m in self.distinct], dtype=np.float64)[self.which]
 
     def of_nodes(self, value: Any) -> Array:
         """A number of every node at every point, [points, nodes]."""
@@ -148,7 +144,7 @@ class Batch:
     def take(self, at: Array) -> Batch:
         """The points `at`."""
         other = copy.copy(self)
-        other.members = [self.members[k] for k in at]
+        other.which = self.which[at]
         other.pools = {name: pools.take(at) for name, pools in self.pools.items()}
         other.slower = {name: slower.take(at) for name, slower in self.slower.items()}
         for name in (
@@ -160,7 +156,7 @@ class Batch:
 
     def _start(self) -> Work:
         """The request as it arrives: mean lengths."""
-        isl, zeros = self.load["isl"], np.zeros(len(self.members))
+        isl, zeros = self.load["isl"], np.zeros(len(self.which))
         given = self.each(lambda m: m.scenario.pipeline.query_tokens or np.nan)
         return Work(
             batch=1.0 + zeros, query_tokens=np.where(np.isnan(given), isl, np.minimum(given, isl)), prompt_tokens=isl,
@@ -176,7 +172,7 @@ class Batch:
         kv = {
             name: [pools.each(lambda p, k=k: p.kv[k]) for k in (0, 1)] for name, pools in self.pools.items()
         }
-        points = len(self.members)
+        points = len(self.which)
         tokens = np.broadcast_to([16.0, 32.0], (points, 2))
         curves = {name: np.zeros((points, 2)) for name in self.pools}
         if any(n.type == "transfer" for n in self.nodes):
@@ -196,7 +192,7 @@ class Batch:
     def walk(self, batch: Array) -> Asked:
         """What a mean request asks of each node."""
         args = (self.params, self.start, self.probability, batch, self.serving)
-        return walk_program(self.shape)(len(self.members), lambda at: rows(args, at))
+        return walk_program(self.shape)(len(self.which), lambda at: rows(args, at))
 
     def others(self, asked: Asked, arrivals: Array) -> Array:
         """Factor by which the other stages of its client slow each node: its time in company over that with its own
@@ -363,7 +359,7 @@ class Batch:
     def solve(self) -> tuple[StageTimes, Array]:
         """(the operating points, load): at the offered rates, or where the closed loops settle."""
         if self.closed:
-            return closed_loop(self, self.load["concurrency"]), np.ones(len(self.members))
+            return closed_loop(self, self.load["concurrency"]), np.ones(len(self.which))
         times = self.at(self.load["rate"])
         loads = [np.asarray(whole(s).load) for s in times.states.values()]
         busiest = times.shared["utilization"].max(axis=(1, 2), initial=0.0)

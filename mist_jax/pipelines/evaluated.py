@@ -43,7 +43,7 @@ def evaluate_pipeline(scenario: Scenario) -> xr.Dataset:
         values = {name: np.asarray(v)[0] for name, v in figures_of(model.batch, times, load).items()}
         ends, held = intervals_of(model.batch, times)
     ds = _dataset(model, times, values, {name: v[0] for name, v in found.items()})
-    ds.attrs["calibration_label"] = label_of_pipeline(model.batch.members[0])
+    ds.attrs["calibration_label"] = label_of_pipeline(model.batch.distinct[0])
     if np.isfinite(ends["e2e_s_low"][0]):
         for name, value in ends.items():
             ds[name] = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -20,6 +21,11 @@ class Member:
     scenario: Scenario
     pipeline: Any  #: `Pipeline`; None without stages
     pools: Mapping[str, Pool]  #: LLM pools by client
+
+    @cached_property
+    def machines(self) -> list[Any]:
+        """`physics.demand.Machine` of one machine of every client, in their order."""
+        return [client.machine() for client in self.pipeline.clients.values()]
 
     @property
     def structure(self) -> Any:
