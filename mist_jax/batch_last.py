@@ -50,6 +50,17 @@ def over_grid(function: Callable[..., Any], *, rows: Any, columns: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(out), front)
 
 
+def over_points(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of one point as one of many: leaves of arguments and results with a leading axis [points]."""
+
+    def many(*arguments: Any) -> Any:
+        behind = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), arguments)
+        one_row = over_grid(lambda _, point: function(*point), rows=(), columns=behind)
+        return jax.tree.map(lambda x: x[0], one_row)
+
+    return many
+
+
 def _grid(values: Sequence[Any]) -> tuple[int, int]:
     """The rows and columns of what depends on all of `values`."""
     sizes = [v.array.shape[-2:] for v in values if isinstance(v, _Points)]

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mist_jax.batch_last import over_grid
+import mist_jax as mist
+from mist_jax.batch_last import over_grid, over_points
+from mist_jax.explore import pipeline_plan
 
 ROWS, COLUMNS = 3, 5
 
@@ -107,6 +109,25 @@ def test_the_same_as_nested_maps(function: Any) -> None:
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert (x.shape, x.dtype) == (y.shape, y.dtype)
         np.testing.assert_allclose(x, y, rtol=1e-12)
+
+
+def test_points_in_front_come_back_in_front() -> None:
+    points = {"x": np.arange(3.0), "v": np.arange(6.0).reshape(3, 2)}
+    expected = jax.vmap(lambda p: {"y": p["v"] * p["x"]})(points)
+    np.testing.assert_array_equal(over_points(lambda p: {"y": p["v"] * p["x"]})(points)["y"], expected["y"])
+
+
+@pytest.mark.slow  # two programs of its own
+@pytest.mark.parametrize("pipeline", ["rag", "cross_vendor"])
+def test_large_sweeps_of_pipelines_give_the_same(monkeypatch: pytest.MonkeyPatch, pipeline: str) -> None:
+    scenario = mist.load([f"pipeline={pipeline}"])
+    axes = {"workload.rate": np.linspace(0.05, 0.5, 5), "workload.osl": np.linspace(50, 500, 5)}
+    few = mist.sweep(scenario, axes, progress=False)
+    monkeypatch.setattr(pipeline_plan, "LOTS", 0)
+    many = mist.sweep(scenario, axes, progress=False)
+    assert (few.status == 0).any()
+    for name in few.data_vars:
+        np.testing.assert_allclose(many[name].values, few[name].values, rtol=1e-7, err_msg=str(name))
 
 
 def test_an_empty_side_is_a_single_row() -> None:

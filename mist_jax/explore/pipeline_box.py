@@ -87,7 +87,10 @@ class BoxOfPipelines:
         if not kept.size:
             return
         batch = Batch(
-            [members[k] for k in kept], {name: v[kept] for name, v in load.items()}, self.plan.dtype
+            [members[k] for k in kept],
+            {name: v[kept] for name, v in load.items()},
+            self.plan.dtype,
+            self.plan.lots,
         )
         times, busy = batch.solve()
         values = figures_of(batch, times, busy)
@@ -191,6 +194,7 @@ class BoxOfPipelines:
                 [known[id(members[k])] for k in places],
                 {name: values[at[places]] for name, values in self.load.items()},
                 self.plan.dtype,
+                self.plan.lots,
             )
             for name, value in intervals_of(batch, batch.solve()[0])[0].items():
                 self.out[name][at[places]] = value

@@ -91,10 +91,14 @@ class Batch:
     """Points of pipelines alike in structure, ready to be evaluated at any rates."""
 
     def __init__(
-        self, members: Sequence[Member], load: Mapping[str, Any] | None = None, dtype: Any = np.float64
+        self,
+        members: Sequence[Member],
+        load: Mapping[str, Any] | None = None,
+        dtype: Any = np.float64,
+        lots: bool = False,
     ) -> None:
         """`members`: that of every point; the same object where it is the same. `load`: of `LOAD`, [points] each,
-        instead of the members' own. `dtype`: that the programs of LLM pools run in."""
+        instead of the members' own. `dtype`, `lots`: of `Pools`."""
         self.distinct = list(dict.fromkeys(members))
         numbers = {id(m): k for k, m in enumerate(self.distinct)}
         #: which of `distinct` each point is
@@ -113,7 +117,7 @@ class Batch:
             )
             for name in LOAD
         }
-        self.pools = {name: Pools([m.pools[name] for m in members], dtype) for name in members[0].pools}
+        self.pools = {name: Pools([m.pools[name] for m in members], dtype, lots) for name in members[0].pools}
         self.probability = self.of_nodes(lambda n: n.spec.probability)
         self.limit = self.of_nodes(lambda n: n.spec.max_batch)
         self.window = self.of_nodes(lambda n: n.spec.window)

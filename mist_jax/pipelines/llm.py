@@ -26,11 +26,13 @@ import jax
 import numpy as np
 
 from mist_jax import build
+from mist_jax.batch_last import over_points
 from mist_jax.kept_programs import Kept
 from mist_jax.physics.demand import INDEX
 from mist_jax.pipelines.points import BLOCK, OverPoints, rows, stacked
 from mist_jax.programs import Effort
 from mist_jax.pytree import replace
+from mist_jax.queueing.root import Form
 from mist_jax.schema import Scenario
 from mist_jax.system.deployment import System
 
@@ -138,9 +140,10 @@ class Pool:
 class Pools:
     """The pool of one client at many points, alike in structure; evaluates mixes through compiled programs."""
 
-    def __init__(self, pools: Sequence[Pool], dtype: Any = np.float64) -> None:
-        """`pools`: that of every point; the same object where it is the same. `dtype`: that programs run in."""
-        self.dtype = np.dtype(dtype)
+    def __init__(self, pools: Sequence[Pool], dtype: Any = np.float64, lots: bool = False) -> None:
+        """`pools`: that of every point; the same object where it is the same. `dtype`: that programs run in. `lots`:
+        these are some of so many points that programs are compiled to be quick."""
+        self.dtype, self.lots = np.dtype(dtype), lots
         numbers: dict[int, int] = {}
         self.pools = list({id(p): p for p in pools}.values())
         for pool in self.pools:
@@ -209,7 +212,7 @@ class Pools:
                 others[0] = _with_hit(others[0], hit[row])
             return decode, *others
 
-        return _steady(kind, self.prefill)(count, arguments, dtype=dtype or self.dtype)
+        return _steady(kind, self.prefill, self.lots)(count, arguments, dtype=dtype or self.dtype)
 
     def alone(self, new: np.ndarray, past: np.ndarray) -> np.ndarray:
         """TTFT of such prompts on an idle pool, s; new, past and result [points] or [points, prompts]."""
@@ -257,14 +260,15 @@ def _grid(pool: Pool, points: int) -> np.ndarray:
     return np.geomspace(16.0, max(0.98 * longest - 8.0, 32.0), points)
 
 
-@lru_cache(maxsize=4)
-def _steady(kind: str, prefill: bool) -> OverPoints:
+@lru_cache(maxsize=8)
+def _steady(kind: str, prefill: bool, lots: bool) -> OverPoints:
     """The steady-state program of one pool or two, over points; that of one point is `evaluate`'s own."""
     from mist_jax.evaluate import programs
     from mist_jax.evaluate_disaggregated import _programs
 
     one = (_programs() if prefill else programs())[kind]
-    many = Kept(jax.vmap(one.function), f"{one.name} over {BLOCK} points", effort=Effort.LEAST)
+    effort, form = (Effort.FULL, Form.COMPACT) if lots else (Effort.LEAST, Form.SHORT)
+    many = Kept(over_points(one.function), f"{one.name} over {BLOCK} points", effort=effort, form=form)
     return OverPoints(one, many)
 
 
