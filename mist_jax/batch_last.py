@@ -93,15 +93,15 @@ def _run(closed: Any, arguments: Sequence[Any]) -> list[Any]:
     return [read(v) for v in jaxpr.outvars]
 
 
-def _one(eqn: Any, *arrays: Array, **changed: Any) -> list[_Points]:
-    out = eqn.primitive.bind(*arrays, **{**eqn.params, **changed})
+def _one(eqn: Any, *arrays: Array) -> list[_Points]:
+    out = eqn.primitive.bind(*arrays, **eqn.params)
     return [_Points(x) for x in (out if eqn.primitive.multiple_results else [out])]
 
 
-def _same(eqn: Any, values: list[Any], **changed: Any) -> list[_Points]:
+def _same(eqn: Any, values: list[Any]) -> list[_Points]:
     """Operations that leave axes beyond a point's own alone."""
     size = _grid(values)
-    return _one(eqn, *(_wide(v, size) for v in values), **changed)
+    return _one(eqn, *(_wide(v, size) for v in values))
 
 
 def _elementwise(eqn: Any, values: list[Any]) -> list[_Points]:
@@ -241,7 +241,7 @@ def _mapped(eqn: Any, values: list[Any]) -> list[_Points]:
 _ELEMENTWISE = """
     abs add and atan2 cbrt ceil clamp convert_element_type copy cos div eq erf erf_inv erfc exp exp2 expm1 floor ge gt
     integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul ne neg nextafter not or pow rem round
-    rsqrt select_n sign sin sqrt square stop_gradient sub tan tanh xor
+    rsqrt select_n sign sin sqrt square sub tan tanh xor
 """
 #: Names of primitives that name axes of their own, counted from the front.
 _OWN_AXES = """
@@ -251,7 +251,7 @@ _OWN_AXES = """
 _RULES: dict[str, Callable[[Any, list[Any]], list[Any]]] = {
     **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
     **dict.fromkeys(_OWN_AXES.split(), _same),
-    **dict.fromkeys(["jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat"], _inside),
+    **dict.fromkeys(["jit", "pjit", "custom_jvp_call", "custom_vjp_call"], _inside),
     "broadcast_in_dim": _broadcast_in_dim,
     "cond": _cond,
     "dynamic_slice": _dynamic_slice,

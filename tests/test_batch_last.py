@@ -79,9 +79,23 @@ def _places(r: Any, c: Any) -> Any:
     return one, jax.lax.dynamic_slice(c["y"], (at,), (1,)), c["y"][at], jnp.zeros(4).at[at].add(c["y"][0])
 
 
+@jax.custom_vjp
+def _own_gradient(x: Any) -> Any:
+    return jnp.sin(x) * 2.0
+
+
+_own_gradient.defvjp(lambda x: (_own_gradient(x), x), lambda x, g: (g * x,))
+
+
 def _functions(r: Any, c: Any) -> Any:
     smooth = jax.nn.relu(r["x"] - c["y"][0]) + jax.scipy.special.erfc(r["v"]).sum()
-    return smooth, jnp.sqrt(r["x"]) ** 3, r["x"] ** c["y"], jnp.log1p(r["v"]) / (1.0 + c["y"][3])
+    return (
+        smooth,
+        jnp.sqrt(r["x"]) ** 3,
+        r["x"] ** c["y"],
+        jnp.log1p(r["v"]) / (1.0 + c["y"][3]),
+        _own_gradient(r["v"]),
+    )
 
 
 @pytest.mark.parametrize(

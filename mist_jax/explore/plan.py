@@ -299,7 +299,7 @@ class _BoxEvaluation:
                 inner[paths.index(axis.name)] = axis.coordinate[index]
         rows, columns = plan.shape_of_block
         with jax.enable_x64(plan.dtype == np.float64):
-            if plan.effort is not Effort.LEAST:
+            if plan.effort is Effort.FULL:
                 at = self._worth_it(kind, at, combination, grid, inner, out)
             program = None
             for o in range(0, at.size, rows):
@@ -353,7 +353,7 @@ class _BoxEvaluation:
                     if name in result:
                         out[name][at[o : o + p], c : c + q] = np.asarray(result[name])[:p, :q]
                 if fits[o : o + p].all():
-                    break
+                    break  # the rest would be overwritten too
         return at[fits]
 
 
